@@ -1,0 +1,98 @@
+"""The inference routes of vLLM: one table of path, short endpoint name and how a request to it is handled.
+
+The table is the built-in allowlist: what is not in it (vLLM's control routes above all) is refused unless the
+configuration's `routing.allow_paths` names it. Source of the routes: vLLM 0.33's own sources and a running server.
+Endpoint names are short and fixed, because they label metrics and fill `exchanges.endpoint`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import unquote_to_bytes
+
+Family = Literal["openai", "anthropic", "ollama"]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One inference route. `generates`: its reply is model output with prompt and completion tokens."""
+
+    name: str
+    methods: tuple[str, ...] = ("POST",)
+    family: Family = "openai"
+    generates: bool = False
+    json_body: bool = True  # False: multipart or none; the model may not be in a JSON body
+
+
+_E = Endpoint
+ENDPOINTS: dict[str, Endpoint] = {
+    "/v1/chat/completions": _E("chat", generates=True),
+    "/v1/chat/completions/batch": _E("chat_batch"),
+    "/v1/completions": _E("completions", generates=True),
+    "/v1/responses": _E("responses", generates=True),
+    "/v1/messages": _E("messages", family="anthropic", generates=True),
+    "/v1/messages/count_tokens": _E("count_tokens", family="anthropic"),
+    "/v1/embeddings": _E("embeddings"),
+    "/v2/embed": _E("embeddings"),
+    "/pooling": _E("pooling"),
+    "/classify": _E("classify"),
+    "/score": _E("score"),
+    "/v1/score": _E("score"),
+    "/rerank": _E("rerank"),
+    "/v1/rerank": _E("rerank"),
+    "/v2/rerank": _E("rerank"),
+    "/v1/audio/transcriptions": _E("transcriptions", json_body=False),
+    "/v1/audio/translations": _E("translations", json_body=False),
+    "/tokenize": _E("tokenize"),
+    "/detokenize": _E("detokenize"),
+    "/tokenizer_info": _E("tokenizer_info", methods=("GET",), json_body=False),
+    "/v1/models": _E("models", methods=("GET",), json_body=False),
+    "/version": _E("version", methods=("GET",), json_body=False),
+}
+
+#: `GET /v1/responses/{id}`, `POST /v1/responses/{id}/cancel`, `GET /v1/models/{name}` (names may contain slashes)
+_PATTERNS: tuple[tuple[re.Pattern[str], Endpoint], ...] = (
+    (
+        re.compile(r"/v1/responses/[A-Za-z0-9_.-]+(/cancel)?"),
+        _E("responses_by_id", methods=("GET", "POST"), json_body=False),
+    ),
+    (re.compile(r"/v1/models/[A-Za-z0-9_.:@-]+(/[A-Za-z0-9_.:@-]+)*"), _E("models", methods=("GET",), json_body=False)),
+)
+
+OTHER = _E("other", methods=("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"), json_body=False)
+NAMES: frozenset[str] = frozenset(e.name for e in ENDPOINTS.values()) | {e.name for _, e in _PATTERNS} | {OTHER.name}
+
+
+def canonical_path(target: str) -> str | None:
+    """The one spelling of a request target's path: query cut off, percent-decoded once.
+
+    None for a target that no honest client sends and that a backend might read differently than we do: not
+    origin-form, `//`, `.` or `..` segments, backslashes, control characters, a second layer of encoding, invalid UTF-8.
+    """
+    raw = target.partition("?")[0]
+    if not raw.startswith("/") or "#" in raw:
+        return None
+    try:
+        path = unquote_to_bytes(raw).decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    if "%" in path or "\\" in path or "?" in path or "#" in path or ";" in path or "//" in path:
+        return None
+    if any(ord(c) < 0x21 or ord(c) == 0x7F for c in path):
+        return None
+    if any(segment in (".", "..") for segment in path.split("/")):
+        return None
+    return path
+
+
+def endpoint_of(path: str) -> Endpoint | None:
+    """The inference route at a canonical path, or None (refused unless the configuration allows it)."""
+    found = ENDPOINTS.get(path)
+    if found is not None:
+        return found
+    for pattern, endpoint in _PATTERNS:
+        if pattern.fullmatch(path):
+            return endpoint
+    return None
