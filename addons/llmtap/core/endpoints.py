@@ -23,7 +23,7 @@ class Endpoint:
     methods: tuple[str, ...] = ("POST",)
     family: Family = "openai"
     generates: bool = False
-    json_body: bool = True  # False: multipart or none; the model may not be in a JSON body
+    json_body: bool = True  # False: multipart or none
 
 
 _E = Endpoint
