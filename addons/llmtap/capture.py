@@ -1,0 +1,181 @@
+"""Capture: two records an exchange into the spool, and the writer process that brings them into SQLite.
+
+`begin` is written when a request is about to be forwarded, `end` when its exchange is finalised, before the client has
+the last byte: whoever saw a complete reply finds it in the database, whatever is killed. Disk trouble never reaches a
+request (unless `capture.required`), it is counted. Headers are not captured, so no key can be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from mitmproxy import http
+from ulid import ULID
+
+from llmtap.core.config import Config
+from llmtap.core.errors import ApiError
+from llmtap.core.record import Begin, End
+from llmtap.exchange import Exchange
+from llmtap.spool.sink import SpoolSink
+
+log = logging.getLogger("llmtap.capture")
+SYNC_S = 0.5
+#: query parameters that carry keys are cut with the whole query: the spool gets paths only
+
+
+class CaptureUnavailable(ApiError):
+    """`capture.required` is set and the capture log cannot be written."""
+
+    status, type, default_code = 503, "service_unavailable_error", "capture_unavailable"
+    retry_after_s = 5
+
+
+class Capture:
+    """Observer (and, with `capture.required`, policy): the spool records of every exchange."""
+
+    name = "capture"
+
+    def __init__(self, config: Config, count_dropped: Callable[[str, int], None]) -> None:
+        self._timings = config.capture.timings
+        self._required = config.capture.required
+        self._count_dropped = count_dropped
+        self._counted: dict[str, int] = {}
+        self.worker = f"{socket.gethostname().partition('.')[0]}.{os.getpid()}"
+        self.sink = SpoolSink(
+            config.spool_dir,
+            self.worker,
+            str(ULID()),
+            segment_bytes=int(config.capture.segment_mb * 1_000_000),
+            max_spool_bytes=int(config.capture.max_spool_gb * 1_000_000_000) or None,
+        )
+        self._begun: set[str] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    # lifecycle
+
+    def start(self) -> None:
+        """Flush to the disk twice a second, off the event loop. Call on the running loop."""
+        self._task = asyncio.create_task(self._sync_forever(), name="llmtap capture sync")
+
+    def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        self.sink.close()
+
+    async def _sync_forever(self) -> None:
+        while True:
+            await asyncio.sleep(SYNC_S)
+            await asyncio.to_thread(self.sink.sync)
+            self.report()
+
+    def report(self) -> None:
+        """Bring what the sink dropped into the metrics."""
+        for reason, n in self.sink.dropped.items():
+            if more := n - self._counted.get(reason, 0):
+                self._counted[reason] = n
+                self._count_dropped(reason, more)
+
+    # steps
+
+    def on_request(self, flow: http.HTTPFlow, ex: Exchange) -> None:
+        if self._required and not self.sink.healthy:
+            raise CaptureUnavailable("captures cannot be written, and capture.required is set")
+        self._begin(ex)
+        if self._required and not self.sink.healthy:
+            raise CaptureUnavailable("captures cannot be written, and capture.required is set")
+
+    def on_finish(self, flow: http.HTTPFlow, ex: Exchange) -> None:
+        if ex.uid not in self._begun:
+            self._begin(ex)
+        self._begun.discard(ex.uid)
+        finished = ex.finished or ex.started
+        self.sink.write_end(
+            End(
+                uid=ex.uid,
+                at_us=ex.started_us + round((finished - ex.started) * 1e6),
+                outcome=ex.outcome,
+                status=ex.status,
+                error_type=ex.error_type or (ex.summary.error_type if ex.summary else None),
+                error_message=ex.error_message or (ex.summary.error_message if ex.summary else None),
+                backend=ex.backend,
+                attempts=ex.attempts,
+                cache="bypass",
+                content_type=ex.content_type or None,
+                summary=ex.summary,
+                body=ex.reply_body,
+                queue_ms=_ms(ex.queue_s),
+                ttft_ms=_ms(ex.ttft_s),
+                duration_ms=_ms(ex.duration_s),
+                overhead_ms=_ms(ex.overhead_s),
+                chunks=ex.chunks,
+                response_bytes=ex.reply_bytes,
+                deltas=ex.deltas if self._timings and ex.deltas else None,
+            )
+        )
+
+    def _begin(self, ex: Exchange) -> None:
+        self._begun.add(ex.uid)
+        self.sink.write_begin(
+            Begin(
+                uid=ex.uid,
+                at_us=ex.started_us,
+                worker=self.worker,
+                method=ex.method,
+                path=ex.path,
+                endpoint=ex.endpoint.name,
+                request_id=ex.request_id,
+                client_ip=ex.client_ip,
+                user_agent=ex.user_agent,
+                key_name=ex.key_name,
+                session_hint=ex.session_hint,
+                tags=ex.tags,
+                metadata=ex.metadata,
+                model=ex.model,
+                stream=ex.stream,
+                request_bytes=len(ex.body or b""),
+                body=ex.body or None,
+                body_is_json=bool(ex.parsed and ex.parsed.exact),
+            )
+        )
+
+
+class WriterProcess:
+    """`llmtap ingest --follow` as a child of a gateway that runs without the launcher.
+
+    It notices our end by its standard input and makes a last pass, so nothing captured waits for the next start.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._argv = [sys.executable, "-m", "llmtap_launcher", "ingest", "--follow", "--parent-pipe", "--dir", str(config.capture.dir)]
+        if config.store.path is not None:
+            self._argv += ["--db", str(config.store.path)]
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; a failure is logged, never raised (the spool keeps everything)."""
+        roots = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "launcher")]
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join([*roots, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
+        try:
+            # a session of its own: Ctrl-C in the terminal must not take it before its last pass
+            self._child = subprocess.Popen(self._argv, stdin=subprocess.PIPE, env=env, start_new_session=True)
+        except OSError as error:
+            log.error("llmtap: the writer could not be started: %s; captures stay in the spool", error)
+
+    def stop(self) -> None:
+        """Close its standard input: it finishes on its own."""
+        if self._child is not None and self._child.stdin is not None:
+            self._child.stdin.close()
+            self._child.stdin = None
+            # not waited for: the gateway must not hang on a slow disk; init takes care of it
+            self._child = None
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 3)

@@ -1,0 +1,542 @@
+"""The one addon mitmproxy sees, and the one place that states in which order things happen to a request.
+
+    requestheaders   open the exchange → own endpoints → routing (path, method, size)
+    request          transforms (parse, usage) → routing (backend) → capture (begin) → metrics
+    responseheaders  routing → tee
+    response|error   tee closes → outcome → finalise, once → routing, capture (end), metrics, request log
+
+mitmproxy logs an exception in a hook and lets the request pass: it fails OPEN. So every step is called from here and
+everything it raises is caught: a *policy* step fails closed (its ApiError is the answer, any other exception a 500), an
+*observer* fails open. Both are counted in `llmtap_hook_errors_total`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+from mitmproxy import ctx, http
+from mitmproxy.addonmanager import Loader
+from mitmproxy.proxy import server_hooks
+from prometheus_client import CollectorRegistry
+
+from llmtap import settings
+from llmtap.capture import Capture, WriterProcess
+from llmtap.core.config import Config
+from llmtap.core.endpoints import OTHER, canonical_path, endpoint_of
+from llmtap.core.errors import (
+    ApiError,
+    BadRequest,
+    ConfigError,
+    InternalError,
+    NotFound,
+    SpoolError,
+    TooLarge,
+    UpstreamFailed,
+    UpstreamTimeout,
+    dialect_of,
+    error_body,
+    stream_error,
+)
+from llmtap.core.plan import FailureReason
+from llmtap.core.record import Outcome
+from llmtap.endpoints import Endpoints
+from llmtap.exchange import Exchange, outcome_of_status
+from llmtap.health import Health
+from llmtap.lane import stock
+from llmtap.metrics import GatewayMetrics
+from llmtap.policy.backends import Backend, Backends
+from llmtap.request_log import RequestLog
+from llmtap.routing import Routing
+from llmtap.tee import TeeInstaller
+from llmtap.transforms import Transforms
+
+log = logging.getLogger("llmtap")
+Kind = Literal["policy", "observer"]
+_PHASES = ("on_requestheaders", "on_request", "on_responseheaders", "on_response", "on_finish")
+#: a port nobody listens on: where a request goes that no policy sent anywhere
+DEAD_END = "reverse:http://127.0.0.1:9"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One addon's part in one phase."""
+
+    name: str
+    kind: Kind
+    call: Callable[[http.HTTPFlow, Exchange], Awaitable[None] | None]
+
+
+def steps_of(addons: Iterable[tuple[Kind, Any]]) -> dict[str, list[Step]]:
+    """Phase → steps, in the order of `addons`."""
+    table: dict[str, list[Step]] = {phase: [] for phase in _PHASES}
+    for kind, addon in addons:
+        for phase in _PHASES:
+            call = getattr(addon, phase, None)
+            if call is not None:
+                table[phase].append(Step(addon.name, kind, call))
+    return table
+
+
+class Gateway:
+    """Everything that is built from one configuration."""
+
+    def __init__(self, config: Config, own_writer: bool) -> None:
+        self.config = config
+        self.registry = CollectorRegistry()
+        self.backends = Backends([_backend(b) for b in config.backends if b.url], config.routing.policy)
+        self.metrics = GatewayMetrics(self.registry, config.metrics.max_model_len, self._known_model)
+        self.health = Health(self.backends, config.routing.health_interval_s, config.timeouts.connect_s, self._state_changed)
+        for backend in self.backends:
+            self.metrics.backend_up.labels(backend.name).set(0)
+        self.capture: Capture | None = None
+        self.writer: WriterProcess | None = None
+        if config.capture.enabled:
+            self.capture = Capture(config, lambda reason, n: self.metrics.capture_dropped.labels(reason).inc(n))
+            self.metrics.spool_bytes.set_function(lambda: self.capture.sink.spool_bytes if self.capture else 0)
+            self.writer = WriterProcess(config) if own_writer else None
+        self.routing = Routing(config, self.backends, self.backend_failed)
+        addons: list[tuple[Kind, Any]] = [("policy", Transforms()), ("policy", self.routing), ("observer", TeeInstaller(self.metrics.tee_errors.inc))]
+        if self.capture is not None:
+            addons.append(("policy" if config.capture.required else "observer", self.capture))
+        addons.append(("observer", self.metrics))
+        if config.logging.request_log:
+            addons.append(("observer", RequestLog(config.logging.level, config.logging.json_format)))
+        self.steps = steps_of(addons)
+
+    def start(self) -> None:
+        self.health.start()
+        if self.capture is not None:
+            self.capture.start()
+        if self.writer is not None:
+            self.writer.start()
+
+    def stop(self) -> None:
+        self.health.stop()
+        if self.capture is not None:
+            self.capture.report()
+            self.capture.stop()
+        if self.writer is not None:
+            self.writer.stop()
+
+    def backend_failed(self, name: str, reason: FailureReason) -> None:
+        self.metrics.backend_failures.labels(name, reason).inc()
+        if reason in ("refused", "reset", "connect_timeout"):
+            self.health.failed(name, reason)
+
+    def _known_model(self, model: str) -> bool:
+        return any(model in (b.fixed_models or b.models or ()) for b in self.backends)
+
+    def _state_changed(self, backend: Backend) -> None:
+        self.metrics.backend_up.labels(backend.name).set(1 if backend.state == "up" else 0)
+
+
+class Chain:
+    """The addon. Holds the exchanges of live flows and runs the steps of the current `Gateway`."""
+
+    name = "llmtap.chain"
+
+    def __init__(self) -> None:
+        self._gateway: Gateway | None = None
+        self._endpoints: Endpoints | None = None
+        self._exchanges: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
+        self._live: dict[Exchange, http.HTTPFlow] = {}
+        self._answers: WeakKeyDictionary[http.Request, Exchange] = WeakKeyDictionary()
+        self._running = False
+
+    # ---- life of the addon
+
+    def load(self, loader: Loader) -> None:
+        settings.declare(loader)
+
+    def configure(self, updated: set[str]) -> None:
+        if self._gateway is not None or ("llmtap_config" not in updated and "mode" not in updated):
+            return
+        try:
+            config = settings.load_config(ctx.options, settings.environment(), Path.cwd())
+            self._gateway = Gateway(config, own_writer=ctx.options.llmtap_writer)
+        except (ConfigError, SpoolError) as error:
+            # no traceback for a user's mistake; an error logged while mitmproxy starts ends it with status 1
+            ctx.options.update(server=False)
+            for line in str(error).splitlines():
+                log.error("llmtap: %s", line)
+            return
+        self._endpoints = Endpoints(self._gateway.backends, self._gateway.registry, self._stats, config.metrics.enabled)
+        stock.install(self._stock_answer, self._last_words)
+        self._set_options(config)
+
+    def _set_options(self, config: Config) -> None:
+        opts = ctx.options
+        changes: dict[str, Any] = {
+            "connection_strategy": "lazy",  # eager would close the client when the default target is down
+            "http2": False,  # mitmproxy's HTTP/2 side buffers without bound
+            "block_global": False,
+            "onboarding": False,
+            # a little above ours: a body of exactly the limit must pass, and a declared larger one gets our 413
+            "body_size_limit": f"{config.server.max_body_mb + 1}m",
+        }
+        if list(opts.mode) == settings.DEFAULT_MODE:
+            changes["mode"] = [f"{DEAD_END}@{_authority(config.server.host, config.server.port)}"]
+        else:
+            if not opts.listen_host:
+                changes["listen_host"] = config.server.host
+            if opts.listen_port is None:
+                changes["listen_port"] = config.server.port
+        opts.update(**changes)
+
+    def running(self) -> None:
+        self._running = True
+        if self._gateway is not None:
+            self._gateway.start()
+
+    def done(self) -> None:
+        """Shutdown: whatever is still open ends here, before mitmproxy's own `error` hooks."""
+        for ex, flow in list(self._live.items()):
+            self._close(flow, ex, "lost", "the gateway stopped")
+        if self._gateway is not None:
+            self._gateway.stop()
+            self._gateway = None
+        stock.uninstall()
+
+    # ---- life of a flow
+
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        if not flow.live:
+            return  # loaded from a file
+        gateway = self._gateway
+        if gateway is None or self._endpoints is None:
+            flow.response = self._response(InternalError("the gateway is not ready"), None, flow.request)
+            return
+        path = canonical_path(flow.request.path)
+        if path is not None:
+            own = self._endpoints.answer(flow.request, path)
+            if own is not None:
+                flow.response = own
+                return
+        ex = _open(flow, path)
+        self._exchanges[flow] = ex
+        self._answers[flow.request] = ex
+        self._live[ex] = flow
+        try:
+            if path is None:
+                raise NotFound("the request target is not a plain path")
+            _read_own_headers(flow.request, ex)
+        except ApiError as error:
+            self._refuse(flow, ex, error)
+            return
+        self._run_sync("on_requestheaders", flow, ex)
+
+    def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        ex = self._exchanges.get(flow)
+        if ex is None or ex.refusal is not None or not flow.live:
+            return None
+        ex.received = _now()
+        ex.body = flow.request.raw_content
+        return self._run("on_request", flow, ex, then=self._forwarding)
+
+    def _forwarding(self, flow: http.HTTPFlow, ex: Exchange) -> None:
+        if ex.refusal is None:
+            ex.forwarded = _now()
+
+    def responseheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        ex = self._exchanges.get(flow)
+        if ex is None or ex.refusal is not None or flow.response is None:
+            return None
+        return self._run("on_responseheaders", flow, ex, then=self._stamp)
+
+    def _stamp(self, flow: http.HTTPFlow, ex: Exchange) -> None:
+        if flow.response is not None:
+            _own_headers(flow.response.headers, ex)
+
+    def response(self, flow: http.HTTPFlow) -> None:
+        ex = self._exchanges.get(flow)
+        if ex is None or flow.response is None:
+            return
+        self._run_sync("on_response", flow, ex)
+        if ex.status is None:
+            ex.status = flow.response.status_code
+        if ex.refusal is not None:
+            self._finish(flow, ex, outcome_of_status(ex.refusal.status))
+            return
+        summary = ex.summary
+        if summary is not None and summary.error_type is not None and ex.status < 400:
+            self._finish(flow, ex, "upstream_error")  # an error inside a stream that had begun well
+        else:
+            self._finish(flow, ex, outcome_of_status(ex.status))
+
+    def error(self, flow: http.HTTPFlow) -> None:
+        ex = self._exchanges.get(flow)
+        if ex is None:
+            return
+        message = flow.error.msg if flow.error else "unknown"
+        ex.upstream_failure = message
+        if message == _CLIENT_GONE:
+            ex.status = 499
+            self._close(flow, ex, "client_abort", "the client closed the connection")
+            return
+        if message == _KILLED:
+            self._close(flow, ex, "rejected", "killed in the interactive interface")
+            return
+        if ex.refusal is not None or ex.forwarded is None:
+            # the request itself was unreadable, or too large for mitmproxy's own limit
+            error = ex.refusal or self._request_error(message)
+            ex.refuse(error)
+            self._close(flow, ex, outcome_of_status(error.status), error.message)
+            return
+        failure = UpstreamTimeout("the backend was silent for too long") if message == "timeout" else UpstreamFailed(_plain_failure(message))
+        if ex.backend is not None and self._gateway is not None:
+            reason: FailureReason = "refused" if flow.server_conn.timestamp_tcp_setup is None else "closed"
+            self._gateway.backend_failed(ex.backend, reason)
+        ex.error_type = failure.code
+        if flow.response is None:
+            ex.status = failure.status
+        self._close(flow, ex, outcome_of_status(failure.status), failure.message)
+
+    def _request_error(self, message: str) -> ApiError:
+        if "body_size_limit" in message and self._gateway is not None:
+            return self._gateway.routing.too_large()
+        return BadRequest("the request is not valid HTTP")
+
+    def server_connect_error(self, data: server_hooks.ServerConnectionHookData) -> None:
+        # mitmproxy would fail every later request of this client to that address without trying again
+        data.server.error = None
+
+    # ---- ends
+
+    def _close(self, flow: http.HTTPFlow, ex: Exchange, outcome: Outcome, message: str) -> None:
+        """End an exchange that has no complete reply; what arrived of it is kept."""
+        if ex.tee is not None and ex.outcome == "open":
+            ex.tee.close()
+        if ex.error_message is None:
+            ex.error_message = message
+        if ex.error_type is None:
+            ex.error_type = outcome
+        self._finish(flow, ex, outcome)
+
+    def _finish(self, flow: http.HTTPFlow, ex: Exchange, outcome: Outcome) -> None:
+        if ex.finalise(outcome, _now()):
+            self._live.pop(ex, None)
+            self._run_sync("on_finish", flow, ex)
+
+    # ---- running steps
+
+    def _run_sync(self, phase: str, flow: http.HTTPFlow, ex: Exchange) -> None:
+        """Run a phase whose steps never wait."""
+        for step in self._steps(phase):
+            try:
+                step.call(flow, ex)
+            except Exception as error:
+                if self._caught(step, phase, flow, ex, error):
+                    return
+
+    def _run(
+        self, phase: str, flow: http.HTTPFlow, ex: Exchange, then: Callable[[http.HTTPFlow, Exchange], None]
+    ) -> Awaitable[None] | None:
+        """Run a phase; an awaitable comes back only when a step has to wait."""
+        steps = self._steps(phase)
+        for i, step in enumerate(steps):
+            try:
+                waiting = step.call(flow, ex)
+            except Exception as error:
+                if self._caught(step, phase, flow, ex, error):
+                    return None
+                continue
+            if waiting is not None and inspect.isawaitable(waiting):
+                return self._rest(waiting, step, steps[i + 1 :], phase, flow, ex, then)
+        then(flow, ex)
+        return None
+
+    async def _rest(
+        self,
+        waiting: Awaitable[None],
+        step: Step,
+        rest: list[Step],
+        phase: str,
+        flow: http.HTTPFlow,
+        ex: Exchange,
+        then: Callable[[http.HTTPFlow, Exchange], None],
+    ) -> None:
+        try:
+            await waiting
+        except Exception as error:
+            if self._caught(step, phase, flow, ex, error):
+                return
+        for step in rest:
+            try:
+                more = step.call(flow, ex)
+                if more is not None and inspect.isawaitable(more):
+                    await more
+            except Exception as error:
+                if self._caught(step, phase, flow, ex, error):
+                    return
+        then(flow, ex)
+
+    def _steps(self, phase: str) -> list[Step]:
+        return self._gateway.steps[phase] if self._gateway is not None else []
+
+    def _caught(self, step: Step, phase: str, flow: http.HTTPFlow, ex: Exchange, error: Exception) -> bool:
+        """Deal with what a step raised. True when the request is refused and the phase ends."""
+        if isinstance(error, ApiError) and step.kind == "policy" and phase != "on_finish":
+            self._refuse(flow, ex, error)
+            return True
+        if self._gateway is not None:
+            self._gateway.metrics.hook_errors.labels(step.name, phase).inc()
+        log.error("llmtap: %s failed in %s", step.name, phase, exc_info=(type(error), error, error.__traceback__))
+        if step.kind == "policy" and phase in ("on_requestheaders", "on_request"):
+            self._refuse(flow, ex, InternalError("internal error; the request was not forwarded"))
+            return True
+        return False
+
+    # ---- answers of our own
+
+    def _refuse(self, flow: http.HTTPFlow, ex: Exchange, error: ApiError) -> None:
+        ex.refuse(error)
+        flow.response = self._response(error, ex, flow.request)
+
+    def _response(self, error: ApiError, ex: Exchange | None, request: http.Request | None) -> http.Response:
+        """The whole error answer in the client's dialect."""
+        if ex is not None:
+            dialect = ex.dialect
+        else:
+            dialect = dialect_of(request.path) if request is not None else "openai"
+        response = http.Response.make(error.status, error_body(error, dialect), {"content-type": "application/json"})
+        if error.retry_after_s is not None:
+            response.headers["retry-after"] = str(error.retry_after_s)
+        if isinstance(error, TooLarge):
+            response.headers["connection"] = "close"
+        if ex is not None:
+            _own_headers(response.headers, ex)
+        return response
+
+    def _stock_answer(self, request: http.Request | None, status: int, message: str) -> http.Response:
+        """What a stock mode answers when it has no response: the exchange's own failure, or its status in words."""
+        ex = self._answers.get(request) if request is not None else None
+        error: ApiError
+        if ex is not None and ex.refusal is not None:
+            error = ex.refusal
+        elif ex is not None and ex.outcome == "timeout":
+            error = UpstreamTimeout(ex.error_message or "the backend was silent for too long")
+        elif status == 413:
+            error = self._request_error("body_size_limit")
+        elif status >= 500:
+            error = UpstreamFailed(_plain_failure(message))
+        else:
+            error = BadRequest("the request is not valid HTTP")
+        response = self._response(error, ex, request)
+        response.headers["connection"] = "close"
+        return response
+
+    def _last_words(self, request: http.Request, message: str) -> bytes:
+        """The end of a stream whose backend died: what was held back, then one error event."""
+        ex = self._answers.get(request)
+        if ex is None or ex.status is None or ex.status >= 400:
+            return b""
+        held = ex.tee.held() if ex.tee is not None else b""
+        kind = ex.content_type.partition(";")[0].strip().lower()
+        if kind not in ("text/event-stream", "application/x-ndjson") or (ex.summary is not None and ex.summary.complete):
+            return held
+        dialect = "ollama" if kind == "application/x-ndjson" else ex.dialect
+        return held + stream_error(UpstreamFailed("the backend ended the stream before it was complete"), dialect)
+
+    def _stats(self) -> dict[str, Any]:
+        gateway = self._gateway
+        return {
+            "in_flight": len(self._live),
+            "waiting": 0,
+            "spool_bytes": gateway.capture.sink.spool_bytes if gateway and gateway.capture else 0,
+            "capture_healthy": gateway.capture.sink.healthy if gateway and gateway.capture else None,
+        }
+
+
+_CLIENT_GONE = "Client disconnected."  # mitmproxy.proxy.layers.http._http1
+_KILLED = "Connection killed."  # mitmproxy.flow.Error.KILLED_MESSAGE
+
+
+def _now() -> float:
+    import time
+
+    return time.monotonic()
+
+
+def _plain_failure(message: str) -> str:
+    """mitmproxy's reason without what a backend may have put into it (`unexpected server response: b'...'`)."""
+    known = {"server closed connection": "the backend closed the connection before it answered"}
+    if message in known:
+        return known[message]
+    if "refused" in message.lower():
+        return "the backend refused the connection"
+    return "the backend failed: " + message.partition(":")[0][:80]
+
+
+def _open(flow: http.HTTPFlow, path: str | None) -> Exchange:
+    request = flow.request
+    shown = path if path is not None else request.path.partition("?")[0][:200]
+    endpoint = endpoint_of(path) if path is not None else None
+    peer = flow.client_conn.peername
+    ex = Exchange(
+        method=request.method,
+        path=shown,
+        endpoint=endpoint or OTHER,
+        dialect=dialect_of(shown),
+        client_ip=peer[0] if peer else "",
+        user_agent=request.headers.get("user-agent"),
+        session_hint=request.headers.get("x-session-id"),
+    )
+    given = request.headers.get("x-request-id", "")
+    if given and len(given) <= 128 and all(0x21 <= ord(c) <= 0x7E for c in given):
+        ex.request_id = given
+    return ex
+
+
+def _read_own_headers(request: http.Request, ex: Exchange) -> None:
+    tags = request.headers.get("x-llmtap-tags")
+    if tags:
+        ex.tags = [t for t in (tag.strip() for tag in tags.split(",")) if t]
+    metadata = request.headers.get("x-llmtap-metadata")
+    if metadata:
+        try:
+            parsed = json.loads(metadata)
+        except ValueError:
+            parsed = None
+        if not isinstance(parsed, dict):
+            raise BadRequest("x-llmtap-metadata must be a JSON object", param="x-llmtap-metadata")
+        ex.metadata = parsed
+
+
+def _own_headers(headers: http.Headers, ex: Exchange) -> None:
+    headers["x-request-id"] = ex.client_request_id
+    if ex.backend is not None:
+        headers["x-llmtap-backend"] = ex.backend
+    headers["x-llmtap-cache"] = "bypass"
+    headers["x-llmtap-queue-ms"] = f"{ex.queue_s * 1000:.1f}"
+    headers["x-llmtap-attempts"] = str(ex.attempts)
+
+
+def _authority(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _backend(b: Any) -> Backend:
+    from urllib.parse import urlsplit
+
+    url = urlsplit(str(b.url))
+    tls = url.scheme == "https"
+    return Backend(
+        name=b.name,
+        host=url.hostname or "",
+        port=url.port or (443 if tls else 80),
+        tls=tls,
+        api_key=b.api_key.get_secret_value() if b.api_key else None,
+        fixed_models=tuple(b.models) if b.models is not None else None,
+    )
+
+
+def gateway() -> Chain:
+    """What `addons/gateway.py` gives to mitmproxy."""
+    return Chain()

@@ -1,0 +1,145 @@
+"""One request and everything the addons learn of it: the place where they meet.
+
+The chain creates an `Exchange` when a request's head arrives and finalises it exactly once, whatever ends the flow:
+`response`, `error` or the gateway's own shutdown. It is keyed weakly by the flow, so it lives as long as mitmproxy
+keeps the flow and no longer (`flow.metadata` is not the place: only plain data survives a flow file).
+
+Times are seconds: `started` and the other marks on the monotonic clock, `started_us` microseconds since the epoch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ulid import ULID
+
+from llmtap.core.endpoints import Endpoint
+from llmtap.core.errors import ApiError, Dialect
+from llmtap.core.plan import Plan
+from llmtap.core.record import Outcome, Summary
+from llmtap.wire.request import ParsedRequest
+
+Clock = Callable[[], float]
+
+
+class TeeLike(Protocol):
+    """What the exchange needs of its tee: take a piece of the reply, give up what is held back, finish."""
+
+    def __call__(self, data: bytes) -> bytes | list[bytes]: ...
+    def held(self) -> bytes: ...
+    def close(self) -> None: ...
+
+
+@dataclass(slots=True, weakref_slot=True, eq=False)
+class Exchange:
+    """The state of one request. Fields are filled in the order of a request's life; None means "not known (yet)"."""
+
+    # the head
+    method: str
+    path: str  # canonical path when there is one, else as sent; never the query
+    endpoint: Endpoint
+    dialect: Dialect
+    client_ip: str
+    request_id: str | None = None
+    user_agent: str | None = None
+    session_hint: str | None = None
+    tags: list[str] | None = None
+    metadata: dict[str, Any] | None = None
+    key_name: str | None = None
+    uid: str = field(default_factory=lambda: str(ULID()))
+    started: float = field(default_factory=time.monotonic)
+    started_us: int = field(default_factory=lambda: time.time_ns() // 1000)
+    # the body
+    body: bytes | None = None  # as received
+    received: float | None = None  # the whole request had arrived
+    parsed: ParsedRequest | None = None
+    usage_injected: bool = False
+    # routing
+    plan: Plan | None = None
+    backend: str | None = None
+    forwarded: float | None = None
+    queue_s: float = 0.0
+    # the reply
+    refusal: ApiError | None = None  # answered by us
+    status: int | None = None
+    content_type: str = ""
+    summary: Summary | None = None
+    tee: TeeLike | None = None
+    reply_body: bytes | None = None  # kept only where no decoder understands it
+    first_content: float | None = None
+    last_chunk: float | None = None
+    deltas: list[int] = field(default_factory=list)  # gaps between content events in 0.1 ms, the first from `started`
+    chunks: int = 0
+    reply_bytes: int = 0
+    upstream_failure: str | None = None  # why the flow ended in `error`
+    # the end
+    outcome: Outcome = "open"
+    finished: float | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+
+    @property
+    def client_request_id(self) -> str:
+        """What the client sees as x-request-id: its own, or our uid."""
+        return self.request_id or self.uid
+
+    @property
+    def model(self) -> str | None:
+        return self.parsed.model if self.parsed else None
+
+    @property
+    def stream(self) -> bool:
+        return bool(self.parsed and self.parsed.stream)
+
+    @property
+    def attempts(self) -> int:
+        """How often a backend was asked."""
+        if self.plan is not None and self.plan.attempts:
+            return self.plan.attempts
+        return 1 if self.forwarded is not None else 0
+
+    def refuse(self, error: ApiError) -> None:
+        """Note the answer we give instead of a backend."""
+        self.refusal = error
+        self.status = error.status
+        self.error_type, self.error_message = error.code, error.message
+
+    def finalise(self, outcome: Outcome, now: float) -> bool:
+        """End the exchange. Only the first call counts; it returns True, every later one False."""
+        if self.outcome != "open":
+            return False
+        self.outcome = outcome
+        self.finished = now
+        return True
+
+    # durations in seconds, None while unknown
+
+    @property
+    def duration_s(self) -> float | None:
+        return None if self.finished is None else self.finished - self.started
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Time to first token: request head to the first chunk that bore generated content."""
+        return None if self.first_content is None else self.first_content - self.started
+
+    @property
+    def overhead_s(self) -> float | None:
+        """The gateway's own share: from the whole request to its forwarding (waiting in a queue apart), and from the
+        last byte of the reply to the end."""
+        if self.forwarded is None or self.received is None:
+            return None
+        after = self.finished - self.last_chunk if self.finished is not None and self.last_chunk is not None else 0.0
+        return max(0.0, self.forwarded - self.received - self.queue_s) + max(0.0, after)
+
+
+def outcome_of_status(status: int) -> Outcome:
+    """The outcome a complete answer stands for: 2xx/3xx ok, 504 timeout, other 5xx upstream_error, 4xx rejected."""
+    if status < 400:
+        return "ok"
+    if status == 504:
+        return "timeout"
+    return "upstream_error" if status >= 500 else "rejected"

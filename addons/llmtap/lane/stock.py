@@ -1,0 +1,66 @@
+"""mitmproxy's stock HTTP/1 server with our error answers: JSON in the client's dialect instead of an HTML page.
+
+In stock modes (`reverse:` ...) mitmproxy answers a failed upstream itself, after the `error` hook and without asking any
+addon; and a stream whose upstream died just stops. Both are replaced here, by wrapping the two functions that write them.
+Private API touched: `mitmproxy.proxy.layers.http._http1`: `Http1Server.send`, `Http1Server.request/response/conn`,
+`make_error_response` (module global).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from mitmproxy import http
+from mitmproxy.connection import ConnectionState
+from mitmproxy.net.http import http1
+from mitmproxy.proxy import commands
+from mitmproxy.proxy.layers.http import _http1
+from mitmproxy.proxy.layers.http._events import ResponseProtocolError
+
+#: (request or None when its head was unreadable, status, mitmproxy's message) -> the whole answer
+Answer = Callable[[http.Request | None, int, str], http.Response]
+#: (request, mitmproxy's message) -> the last bytes of a broken stream, or b""
+LastWords = Callable[[http.Request, str], bytes]
+
+_original_send = _http1.Http1Server.send
+_original_error = _http1.make_error_response
+
+
+def install(answer: Answer, last_words: LastWords) -> None:
+    """Use these two for every stock HTTP/1 client connection of this process, until `uninstall`."""
+
+    def send(self: _http1.Http1Server, event: Any) -> Iterator[Any]:
+        if isinstance(event, ResponseProtocolError) and self.conn.state & ConnectionState.CAN_WRITE:
+            status = event.code.http_status_code()
+            if status is not None and self.request is not None:
+                if self.response is None:
+                    data = http1.assemble_response(answer(self.request, status, event.message))
+                else:
+                    data = _framed(self.response, last_words(self.request, event.message))
+                if data:
+                    yield commands.SendData(self.conn, data)
+                yield commands.CloseConnection(self.conn)
+                return
+        yield from _original_send(self, event)
+
+    def make_error_response(status_code: int, message: str = "") -> bytes:
+        return http1.assemble_response(answer(None, status_code, message))
+
+    _http1.Http1Server.send = send  # type: ignore[method-assign,assignment]
+    _http1.make_error_response = make_error_response
+
+
+def uninstall() -> None:
+    """Put mitmproxy's own functions back."""
+    _http1.Http1Server.send = _original_send  # type: ignore[method-assign]
+    _http1.make_error_response = _original_error
+
+
+def _framed(response: http.Response, data: bytes) -> bytes:
+    """`data` as a piece of this response's body; nothing when its framing leaves no room (a fixed length)."""
+    if not data or "content-length" in response.headers:
+        return b""
+    if "chunked" in response.headers.get("transfer-encoding", "").lower():
+        return b"%x\r\n%b\r\n" % (len(data), data)
+    return data

@@ -1,0 +1,115 @@
+"""Which path, which size, which backend: the gate of every request, and the plan of where it goes.
+
+At the head: the path must be an inference route (or allowed by the configuration) in its one canonical spelling, the
+method must fit, a declared body must not be too large. With the body: the model decides among the healthy backends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mitmproxy import http
+
+from llmtap.core.config import Config
+from llmtap.core.endpoints import OTHER
+from llmtap.core.errors import BadRequest, NotFound, TooLarge
+from llmtap.core.plan import FailureReason, Plan, Target
+from llmtap.exchange import Exchange
+from llmtap.policy.backends import Backend, Backends
+
+#: request headers that are ours: obeyed or recorded, never forwarded
+_OURS = ("x-llmtap-tags", "x-llmtap-metadata", "x-llmtap-cache", "x-llmtap-capture", "x-session-id")
+Failed = Callable[[str, FailureReason], None]
+
+
+class Routing:
+    """Policy: 404/405/413 before anything else is done, then `Exchange.plan`."""
+
+    name = "routing"
+
+    def __init__(self, config: Config, backends: Backends, failed: Failed) -> None:
+        self._backends = backends
+        self._allowed = frozenset(config.routing.allow_paths)
+        self._max_body = config.server.max_body_mb * 1024 * 1024
+        self._failed = failed
+        self._timeouts = config.timeouts
+        self._retries = config.routing.retries
+        self._targets = {b.name: _target(b) for b in backends}
+
+    def on_requestheaders(self, flow: http.HTTPFlow, ex: Exchange) -> None:
+        if ex.endpoint is OTHER and ex.path not in self._allowed:
+            raise NotFound(f"{ex.method} {ex.path} is not an inference path; allow it with routing.allow_paths")
+        if ex.method not in ex.endpoint.methods and ex.method != "OPTIONS":
+            raise BadRequest(f"{ex.method} is not allowed on {ex.path}; use {' or '.join(ex.endpoint.methods)}", code="method_not_allowed")
+        declared = flow.request.headers.get("content-length")
+        if declared is not None and declared.isdigit() and int(declared) > self._max_body:
+            raise self.too_large()
+
+    def too_large(self) -> TooLarge:
+        return TooLarge(f"the request body is larger than server.max_body_mb ({self._max_body // 1048576} MiB)")
+
+    def on_request(self, flow: http.HTTPFlow, ex: Exchange) -> None:
+        if ex.body is not None and len(ex.body) > self._max_body:
+            raise self.too_large()
+        chosen = self._backends.choose(ex.model)
+        t = self._timeouts
+        ex.plan = Plan(
+            candidates=[self._targets[b.name] for b in chosen],
+            retries=self._retries,
+            connect_s=t.connect_s,
+            first_byte_s=t.first_byte_s,
+            idle_s=t.idle_s,
+            total_s=t.total_s,
+            on_failure=lambda target, reason: self._failed(target.backend, reason),
+        )
+        self._take(ex, chosen[0].name)
+        self._prepare(flow, ex, ex.plan.candidates[0])
+
+    def on_responseheaders(self, flow: http.HTTPFlow, ex: Exchange) -> None:
+        served = ex.plan.served_by if ex.plan else None
+        if served is not None and served.backend != ex.backend:
+            self._release(ex)
+            self._take(ex, served.backend)
+
+    def on_finish(self, flow: http.HTTPFlow, ex: Exchange) -> None:
+        self._release(ex)
+
+    def _take(self, ex: Exchange, backend: str) -> None:
+        ex.backend = backend
+        self._backends[backend].in_flight += 1
+
+    def _release(self, ex: Exchange) -> None:
+        if ex.backend is not None and ex.plan is not None:
+            self._backends[ex.backend].in_flight -= 1
+
+    def _prepare(self, flow: http.HTTPFlow, ex: Exchange, target: Target) -> None:
+        request = flow.request
+        for header in _OURS:
+            request.headers.pop(header, None)
+        # what comes back must be readable by the decoders
+        request.headers["accept-encoding"] = "identity"
+        request.headers["x-request-id"] = ex.client_request_id
+        if target.headers:
+            # the backend has a key of its own: the client's is none of its business
+            request.headers.pop("authorization", None)
+            request.headers.pop("x-api-key", None)
+            for name, value in target.headers:
+                request.headers[name.decode()] = value.decode()
+        elif "authorization" not in request.headers and (key := request.headers.get("x-api-key")):
+            request.headers["authorization"] = f"Bearer {key}"  # vLLM reads no other form
+        data = request.data
+        data.host, data.port, data.scheme = target.host, target.port, b"https" if target.tls else b"http"
+        request.headers["host"] = target.host_header.decode()
+
+
+def _target(backend: Backend) -> Target:
+    host = f"[{backend.host}]" if ":" in backend.host else backend.host
+    headers = ((b"authorization", f"Bearer {backend.api_key}".encode()),) if backend.api_key else ()
+    return Target(
+        backend=backend.name,
+        host=backend.host,
+        port=backend.port,
+        tls=backend.tls,
+        host_header=f"{host}:{backend.port}".encode(),
+        headers=headers,
+    )

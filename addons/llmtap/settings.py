@@ -1,0 +1,61 @@
+"""mitmproxy options of llmtap, and the configuration they lead to.
+
+    llmtap_config   path of the YAML file (default: $LLMTAP_CONFIG, else ./llmtap.yaml, else built-in defaults)
+    llmtap_writer   whether the gateway starts a writer process of its own (the launcher runs one, and says false)
+
+`--mode reverse:URL` makes that URL the one backend, whatever the file says of backends.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from mitmproxy import options
+from mitmproxy.addonmanager import Loader
+
+from llmtap.core import config_load
+from llmtap.core.config import Config
+from llmtap.core.errors import ConfigError
+
+#: the mode mitmproxy has when nobody asked for one
+DEFAULT_MODE = ["regular"]
+
+
+def declare(loader: Loader) -> None:
+    """Register the options. Called from `load`."""
+    loader.add_option("llmtap_config", str, "", "llmtap: path of the configuration file.")
+    loader.add_option("llmtap_writer", bool, True, "llmtap: start the process that writes captures into SQLite.")
+
+
+def reverse_target(modes: list[str]) -> str | None:
+    """The URL of a `reverse:URL` mode, without the listening address, or None."""
+    for mode in modes:
+        kind, _, rest = mode.partition(":")
+        if kind == "reverse":
+            url = rest.rpartition("@")[0] if "@" in rest else rest
+            if "://" not in url:
+                url = "http://" + url
+            return url.rstrip("/")
+    return None
+
+
+def load_config(opts: options.Options, env: dict[str, str], cwd: Path) -> Config:
+    """The configuration in force. Raises ConfigError (one line a problem)."""
+    explicit = Path(opts.llmtap_config).expanduser() if opts.llmtap_config else None
+    path = config_load.resolve_path(explicit, env, cwd)
+    overrides: dict[str, Any] = {}
+    target = reverse_target(list(opts.mode))
+    if target is not None:
+        name = urlsplit(target).hostname or "upstream"
+        overrides["backends"] = [{"name": name if name else "upstream", "url": target}]
+    return config_load.load(path, env, overrides)
+
+
+def environment() -> dict[str, str]:
+    return dict(os.environ)
+
+
+__all__ = ["DEFAULT_MODE", "ConfigError", "declare", "environment", "load_config", "reverse_target"]

@@ -1,0 +1,145 @@
+"""The tee: every piece of a reply goes to the client as it came, and to a decoder that learns from it.
+
+Promises: the client's bytes never depend on the decoder (it may raise, lag or not exist), except that the usage chunk
+we asked for ourselves is withheld; memory is bounded by one event plus what the decoder keeps; one clock reading a piece.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from mitmproxy import http
+
+from llmtap.core.errors import WireError
+from llmtap.exchange import Exchange
+from llmtap.wire.decode import Decoder, decoder_for
+from llmtap.wire.withhold import UsageFilter
+
+#: a reply that nobody decodes is kept up to this size
+RAW_CAP = 1 << 20
+#: answers that may take their time to come: these are streamed, everything else is small and arrives whole
+_STREAMED = ("text/event-stream", "application/x-ndjson", "application/octet-stream", "audio/", "multipart/")
+_CLOSED = b""
+
+
+class Tee:
+    """The callable mitmproxy hands each piece of a streamed reply to; `b""` says the clean end."""
+
+    __slots__ = ("_clock", "_decoder", "_ex", "_failed", "_filter", "_last", "_on_error")
+
+    def __init__(
+        self, ex: Exchange, decoder: Decoder, usage_filter: UsageFilter | None, on_error: Callable[[], None], clock: Callable[[], float]
+    ) -> None:
+        self._ex = ex
+        self._decoder = decoder
+        self._filter = usage_filter
+        self._on_error = on_error
+        self._clock = clock
+        self._last = ex.started
+        self._failed = False
+
+    def __call__(self, data: bytes) -> bytes | list[bytes]:
+        now = self._clock()
+        if data:
+            out = self._forward(data)
+            self._learn(data, now)
+            return out or []  # an empty bytes object would end the client's response
+        tail = self._flush()
+        self.close()
+        return tail
+
+    def _forward(self, data: bytes) -> bytes:
+        if self._filter is None:
+            return data
+        try:
+            return self._filter.feed(data)
+        except Exception:
+            # what the filter still held is not lost: it gives it up, and passes everything from now on
+            held = self._flush()
+            self._filter = None
+            self._on_error()
+            return held + data
+
+    def _flush(self) -> bytes:
+        if self._filter is None:
+            return b""
+        try:
+            return self._filter.flush()
+        except Exception:
+            self._on_error()
+            return b""
+
+    def _learn(self, data: bytes, now: float) -> None:
+        ex = self._ex
+        ex.chunks += 1
+        ex.reply_bytes += len(data)
+        ex.last_chunk = now
+        if self._failed:
+            return
+        try:
+            content_events = self._decoder.feed(data)
+        except Exception as error:
+            self._fail(error)
+            return
+        if content_events:
+            if ex.first_content is None:
+                ex.first_content = now
+            ex.deltas.append(round((now - self._last) * 10_000))
+            # several tokens in one piece arrived at once
+            ex.deltas.extend([0] * (content_events - 1))
+            self._last = now
+
+    def close(self) -> None:
+        """The reply has ended, cleanly or not: let the decoder finish what it has. Safe to call twice."""
+        if not self._failed:
+            try:
+                self._decoder.close()
+            except Exception as error:
+                self._fail(error)
+        self._ex.summary = self._decoder.summary
+
+    def _fail(self, error: Exception) -> None:
+        self._failed = True
+        self._ex.summary = self._decoder.summary
+        if not isinstance(error, WireError) or self._ex.status == 200:
+            self._on_error()
+
+    def held(self) -> bytes:
+        """What the filter holds back of a stream that broke: the client gets it before the last words."""
+        return self._flush()
+
+
+class TeeInstaller:
+    """Observer: puts a tee on streamed replies and reads whole ones."""
+
+    name = "tee"
+
+    def __init__(self, on_error: Callable[[], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._on_error = on_error
+        self._clock = clock
+
+    def on_responseheaders(self, flow: http.HTTPFlow, ex: Exchange) -> None:
+        response = flow.response
+        if response is None or ex.refusal is not None:
+            return
+        ex.status = response.status_code
+        ex.content_type = response.headers.get("content-type", "")
+        kind = ex.content_type.partition(";")[0].strip().lower()
+        decoder = decoder_for(ex.endpoint.name, ex.content_type, response.status_code)
+        injected = ex.usage_injected and kind == "text/event-stream"
+        ex.tee = Tee(ex, decoder, UsageFilter() if injected else None, self._on_error, self._clock)
+        if kind.startswith(_STREAMED) or (ex.stream and "content-length" not in response.headers):
+            response.stream = ex.tee
+
+    def on_response(self, flow: http.HTTPFlow, ex: Exchange) -> None:
+        """A reply that was not streamed is here as a whole."""
+        response = flow.response
+        if response is None or ex.tee is None or response.stream:
+            return
+        body = response.raw_content or b""
+        if body:
+            ex.tee(body)
+            if ex.summary is None or (not ex.endpoint.generates and len(body) <= RAW_CAP):
+                ex.reply_body = body
+        ex.tee(_CLOSED)

@@ -1,0 +1,36 @@
+"""What is read from a request body, and the one change made to it: asking vLLM for token usage on streams.
+
+Usage is asked for when the client did not (`stream_options.include_usage`), and the extra chunk it brings is withheld
+from the client again by the tee, so that the client sees what it would have seen without us.
+"""
+
+from __future__ import annotations
+
+from mitmproxy import http
+
+from llmtap.core.errors import BadRequest, WireError
+from llmtap.exchange import Exchange
+from llmtap.wire import request as wire_request
+
+_USAGE_ENDPOINTS = frozenset({"chat", "completions"})
+
+
+class Transforms:
+    """Policy: 400 for a body that is no request, `Exchange.parsed`, usage injected."""
+
+    name = "transforms"
+
+    def on_request(self, flow: http.HTTPFlow, ex: Exchange) -> None:
+        if not ex.endpoint.json_body:
+            return
+        content_type = flow.request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if content_type and content_type != "application/json" and not content_type.endswith("+json"):
+            raise BadRequest(f"content-type must be application/json, not {content_type[:80]!r}", param="content-type")
+        try:
+            ex.parsed = wire_request.parse(ex.endpoint.name, ex.body or b"")
+        except WireError as error:
+            raise BadRequest(str(error)) from None
+        if ex.endpoint.name in _USAGE_ENDPOINTS and ex.parsed.stream and not ex.parsed.wants_usage:
+            flow.request.data.content = wire_request.inject_usage(ex.parsed, ex.body or b"")
+            flow.request.headers["content-length"] = str(len(flow.request.data.content))
+            ex.usage_injected = True
