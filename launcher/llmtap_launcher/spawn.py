@@ -13,10 +13,13 @@ from typing import cast
 
 from . import guard
 
+STDOUT = 1
 #: a longer line is cut into pieces, so that a child which never writes a line feed takes no memory
 MAX_LINE = 64 * 1024
 #: how long descendants may live on after their leader before they are killed
 STRAGGLERS_S = 2.0
+#: how long to read on after the end of everything in the group
+LAST_WORDS_S = 1.0
 #: a process that SIGKILL does not end within this time hangs in the kernel (a driver, a dead file server)
 UNKILLABLE_S = 10.0
 
@@ -31,6 +34,7 @@ class Child(asyncio.SubprocessProtocol):
         on_end: Callable[[int], None] | None = None,
     ) -> None:
         self.exited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._read_out: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.pid = 0
         self._on_line, self._on_start, self._on_end = on_line, on_start, on_end
         self._transport: asyncio.SubprocessTransport | None = None
@@ -67,6 +71,8 @@ class Child(asyncio.SubprocessProtocol):
         rest = self._rest.pop(fd, b"")
         if rest:
             self._emit(rest)
+        if fd == STDOUT and not self._read_out.done():
+            self._read_out.set_result(None)
 
     def process_exited(self) -> None:
         """The process itself ended; descendants may live on."""
@@ -110,6 +116,8 @@ class Child(asyncio.SubprocessProtocol):
                 self.signal(signal.SIGKILL)
             await asyncio.sleep(guard.POLL_S)
         if self._transport is not None:
+            # the last words may still be in the pipe; a descendant outside the group may hold it open for ever
+            await asyncio.wait([self._read_out], timeout=LAST_WORDS_S)
             self._transport.close()
         if self._on_end is not None:
             self._on_end(self.pid)
