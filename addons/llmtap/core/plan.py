@@ -26,7 +26,7 @@ class Target:
     tls: bool = False
     uds: str | None = None
     host_header: bytes = b""
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
 
 
 @dataclass(slots=True)

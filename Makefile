@@ -1,0 +1,76 @@
+# make up | test | lint | types | unit | integration | faults | test-vllm | bench | docs | venv | clean
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+MIN := 3.12
+# the interpreter: $(PYTHON) if given, else the newest suitable one of PATH and pyenv
+CANDIDATES := $(PYTHON) python3.13 python3.14 python3.12 python3 python $(wildcard $(HOME)/.pyenv/versions/3.1[2-9]*/bin/python)
+find_python = $(shell for p in $(1); do \
+  command -v "$$p" >/dev/null 2>&1 && "$$p" -c 'import sys; sys.exit(sys.version_info[:2] < $(2))' >/dev/null 2>&1 && { command -v "$$p"; break; }; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help venv up test lint types unit integration faults test-312 test-vllm bench docs lock clean
+
+help:
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+venv: $(STAMP) ## make .venv with everything pinned
+
+$(STAMP): pyproject.toml requirements.lock
+	@py="$(call find_python,$(CANDIDATES),(3,12))"; \
+	if [ -z "$$py" ]; then echo "llmtap needs Python $(MIN) or newer; none was found on PATH or in pyenv. Install one, or: make venv PYTHON=/path/to/python3.13" >&2; exit 1; fi; \
+	echo "making $(VENV) with $$($$py --version)"; \
+	rm -rf "$(VENV)" && "$$py" -m venv "$(VENV)" && \
+	$(BIN)/python -m pip install -q --disable-pip-version-check --constraint requirements.lock pip && \
+	$(BIN)/python -m pip install -q --disable-pip-version-check --constraint requirements.lock --group dev --editable . && touch $@
+
+up: venv ## start everything: two simulated engines, gateway :8000, writer, Datasette :8001
+	@$(BIN)/llmtap up --dry-run
+
+test: lint types unit integration faults test-312 ## everything CI runs
+
+lint: venv ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: venv ## mypy, strict
+	$(BIN)/mypy
+
+unit: venv ## pure and fast
+	$(PYTEST) tests/unit tests/test_*.py -n 2 -q
+
+integration: venv ## real processes
+	$(PYTEST) tests/integration tests/browser -n 2 -q
+
+faults: venv ## kills, full disks, cut connections
+	$(PYTEST) tests/faults -q
+
+# the lowest Python with the lowest direct dependencies we promise to work with
+test-312: venv
+	@py="$(call find_python,python3.12 $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python),(3,12))"; \
+	if [ -z "$$py" ]; then echo "Python 3.12 is not on this machine: its run is left out"; exit 0; fi; \
+	$(MAKE) --no-print-directory .venv-3.12/.installed PY312="$$py" && \
+	.venv-3.12/bin/python -m pytest tests/unit tests/test_*.py tests/integration/test_gateway.py -n 2 -q -p no:cacheprovider
+
+.venv-3.12/.installed: pyproject.toml requirements-lowest.txt
+	@rm -rf .venv-3.12 && "$(PY312)" -m venv .venv-3.12 && \
+	.venv-3.12/bin/python -m pip install -q --upgrade 'pip>=25.1' && \
+	.venv-3.12/bin/python -m pip install -q --disable-pip-version-check --constraint requirements-lowest.txt --group dev --editable . && touch $@
+
+test-vllm: venv ## against a real vLLM (CPU build, tiny model); installs it on first use
+	$(PYTEST) tests/vllm -q -rs
+
+bench: venv ## ratios of the hot paths
+	$(BIN)/python tests/bench/run.py
+
+docs: venv ## regenerate what is generated
+	$(BIN)/python docs/generate.py
+
+lock: venv ## refresh requirements.lock from what is installed
+	$(BIN)/python -m pip freeze --exclude-editable | grep -v '^llmtap' > requirements.lock
+
+clean: ## remove environments and caches (never captured data)
+	rm -rf .venv .venv-3.12 .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,66 @@
+"""Spool records: one line of plain JSON, bodies as received, no secrets because there is no field for them."""
+
+from __future__ import annotations
+
+import json
+
+import orjson
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmtap.core.record import Begin, Choice, End, Summary, ToolCall, body_bytes, encode
+
+
+def begin(**changes: object) -> Begin:
+    given: dict[str, object] = {"uid": "U", "at_us": 1, "worker": "w", "method": "POST", "path": "/v1/x", "endpoint": "chat"}
+    return Begin(**(given | changes))  # type: ignore[arg-type]
+
+
+def test_a_json_body_is_spliced_in_not_re_serialised() -> None:
+    line = encode(begin(body=b'{"a": 1e400,  "b": [1 ,2]}', body_is_json=True))
+    assert b'"body":{"json":{"a": 1e400,  "b": [1 ,2]}}' in line
+
+
+def test_a_pretty_printed_body_stays_on_one_line() -> None:
+    body = json.dumps({"messages": [{"content": "two\nlines"}]}, indent=2).encode().replace(b"\n", b"\r\n")
+    line = encode(begin(body=body, body_is_json=True))
+    assert b"\n" not in line and b"\r" not in line
+    assert orjson.loads(line)["body"]["json"] == json.loads(body)
+
+
+def test_nothing_is_written_for_what_is_not_known() -> None:
+    plain = orjson.loads(encode(begin()))
+    assert "key_name" not in plain and "body" not in plain
+    assert plain["t"] == "begin" and plain["v"] == 1
+
+
+def test_the_reply_of_an_end_record() -> None:
+    summary = Summary(choices=[Choice(0, content="hi", tool_calls=[ToolCall(0, "c1", name="f", arguments="{}")])])
+    plain = orjson.loads(encode(End(uid="U", at_us=2, outcome="ok", summary=summary, deltas=[10, 3])))
+    assert plain["t"] == "end"
+    assert plain["summary"]["choices"][0]["tool_calls"][0]["name"] == "f"
+    assert plain["deltas"] == [10, 3]
+
+
+def test_record_types_have_no_place_for_headers() -> None:
+    for kind in (Begin, End):
+        assert not {name for name in kind.__slots__ if "header" in name or "authorization" in name or "cookie" in name}
+
+
+@given(st.binary(max_size=200))
+def test_any_body_survives(body: bytes) -> None:
+    line = encode(begin(body=body))
+    assert b"\n" not in line
+    assert body_bytes(orjson.loads(line)["body"]) == body
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
+        lambda c: st.lists(c) | st.dictionaries(st.text(), c),
+    )
+)
+def test_any_json_body_survives(value: object) -> None:
+    body = orjson.dumps(value)
+    stored = orjson.loads(encode(begin(body=body, body_is_json=True)))["body"]
+    assert orjson.loads(body_bytes(stored) or b"") == value
