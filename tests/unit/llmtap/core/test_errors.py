@@ -34,8 +34,15 @@ def test_every_api_error_is_in_the_list() -> None:
 
 @pytest.mark.parametrize(
     ("path", "dialect"),
-    [("/v1/chat/completions", "openai"), ("/v1/messages", "anthropic"), ("/v1/messages/count_tokens", "anthropic"), ("/api/chat", "ollama"), ("/api/v1/status", "openai"), ("/x", "openai")],
-)  # fmt: skip
+    [
+        ("/v1/chat/completions", "openai"),
+        ("/v1/messages", "anthropic"),
+        ("/v1/messages/count_tokens", "anthropic"),
+        ("/api/chat", "ollama"),
+        ("/api/v1/status", "openai"),
+        ("/x", "openai"),
+    ],
+)
 def test_dialect(path: str, dialect: str) -> None:
     assert e.dialect_of(path) == dialect
 

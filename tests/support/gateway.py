@@ -1,0 +1,150 @@
+"""A real gateway process for tests: `mitmdump -s addons/gateway.py` on a free port, ready when `/health` answers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import yaml
+from support.wait import eventually
+
+from llmtap.spool.reader import Bad, read
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "addons" / "gateway.py"
+MITMDUMP = [sys.executable, "-c", "from mitmproxy.tools.main import mitmdump; mitmdump()"]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as s:
+        return int(s.getsockname()[1])
+
+
+@dataclass
+class Gateway:
+    """A running gateway. `data` is its capture folder."""
+
+    process: subprocess.Popen[str]
+    port: int
+    data: Path
+    output: list[str] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def records(self) -> list[dict[str, Any]]:
+        """Every spool record written so far, in the order of the segments."""
+        out = []
+        for path in sorted((self.data / "spool").glob("*.jsonl")):
+            for _, item in read(path, 0):
+                assert not isinstance(item, Bad), item
+                out.append(orjson.loads(item))
+        return out
+
+    def exchange(self, uid: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The begin and the end record of one exchange, once both are there."""
+
+        def both() -> tuple[dict[str, Any], dict[str, Any]] | None:
+            found = {r["t"]: r for r in self.records() if r.get("uid") == uid}
+            return (found["begin"], found["end"]) if len(found) == 2 else None
+
+        return eventually(both, f"no complete exchange {uid}")
+
+    def last(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The exchange that began last."""
+        uid = eventually(lambda: next((r["uid"] for r in reversed(self.records()) if r["t"] == "begin"), None), "nothing captured")
+        return self.exchange(uid)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that carry these labels."""
+        families = httpx.get(f"{self.url}/internal/metrics").json()
+        return sum(
+            s["value"]
+            for f in families.values()
+            for s in f["samples"]
+            if s["name"] == name and all(s["labels"].get(k) == v for k, v in labels.items())
+        )
+
+    def stop(self, sig: int = signal.SIGTERM) -> int:
+        """Signal it and wait for its end; the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+        return self.process.wait(timeout=20)
+
+
+@contextlib.contextmanager
+def running_gateway(
+    data: Path,
+    config: dict[str, Any] | None = None,
+    *,
+    mode: str | None = None,
+    options: tuple[str, ...] = (),
+    writer: bool = False,
+    env: dict[str, str] | None = None,
+    port: int | None = None,
+    command: list[str] | None = None,
+    ready: bool = True,
+) -> Iterator[Gateway]:
+    """Start one. With `mode` (`reverse:http://…`) there is no configuration file, and captures go to `data` through the
+    environment; else `config` is written beside the data, its server.port and capture.dir filled in."""
+    port = port or free_port()
+    data.mkdir(parents=True, exist_ok=True)
+    argv = [*(command or MITMDUMP), "-q", "-s", str(SCRIPT), "--set", f"llmtap_writer={'true' if writer else 'false'}", *options]
+    full_env = {k: v for k, v in os.environ.items() if not k.startswith("LLMTAP_")} | {"PYTHONUNBUFFERED": "1"} | (env or {})
+    full_env.setdefault("LLMTAP_CAPTURE__DIR", str(data))
+    if mode is not None:
+        argv += ["--mode", mode, "--listen-port", str(port)]
+    if mode is None or config is not None:
+        config = dict(config or {})
+        config["server"] = {"host": "127.0.0.1", "port": port, **config.get("server", {})}
+        path = data / "llmtap.yaml"
+        path.write_text(yaml.safe_dump(config), encoding="utf-8")
+        argv += ["--set", f"llmtap_config={path}"]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=full_env, cwd=data)
+    gateway = Gateway(process, port, data)
+    assert process.stdout is not None
+    reader = threading.Thread(target=lambda: gateway.output.extend(process.stdout or ()), daemon=True)
+    reader.start()
+    try:
+        if ready:
+            eventually(lambda: _answers(gateway), "the gateway did not get ready")
+        yield gateway
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        reader.join(timeout=5)
+        process.stdout.close()
+
+
+def _answers(gateway: Gateway) -> bool:
+    if gateway.process.poll() is not None:
+        raise AssertionError("the gateway ended:\n" + "".join(gateway.output))
+    try:
+        return httpx.get(f"{gateway.url}/health", timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def wait_up(gateway: Gateway) -> None:
+    """Until every backend passed its health check."""
+    eventually(
+        lambda: all(state == "up" for state in httpx.get(f"{gateway.url}/health/ready").json()["backends"].values()),
+        "a backend is not up",
+    )
