@@ -1,0 +1,104 @@
+"""What every reply format has in common: events or one whole body in, a `Summary` out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from llmtap.core.record import Choice, Summary, Usage
+from llmtap.wire.faults import error_of
+from llmtap.wire.jsonload import load_object
+from llmtap.wire.values import extra, string
+
+
+class Assembler(ABC):
+    """Puts one reply together. `event` and `whole` raise WireError for what is not the format; what was there stays.
+
+    `complete` is set by a terminal event or a whole body. An error event ends a stream without completing it, unless the
+    server goes on to send its terminal event (vLLM's `[DONE]`).
+    """
+
+    def __init__(self) -> None:
+        self.response_id: str | None = None
+        self.model: str | None = None
+        self.usage = Usage()
+        self.error_type: str | None = None
+        self.error_message: str | None = None
+        self.complete = False
+        self.meta: dict[str, Any] = {}
+        self.streamed = False
+        self.content_events = 0
+        self.token_ids = 0  # generated token ids seen, when the client asked for them
+
+    def event(self, name: str, data: bytes) -> bool:
+        """One event of a stream: whether it carried content (text, reasoning, refusal or a tool-call fragment)."""
+        self.streamed = True
+        if self.complete or not data or data.isspace():
+            return False
+        if self.take(name, load_object(data)):
+            self.content_events += 1
+            return True
+        return False
+
+    def whole(self, reply: dict[str, Any]) -> bool:
+        """A reply that came as one body: whether it carried content."""
+        content = self.take_whole(reply)
+        self.complete = True
+        return content
+
+    def finish(self) -> None:
+        """The reply is over. A stream that told no usage (aborted, or not asked) gets its completion tokens estimated:
+        the token ids when they were sent, else one for each content event, as engines emit about a token an event."""
+        if self.streamed and self.usage.source == "none" and self.content_events:
+            self.estimate()
+
+    def estimate(self) -> None:
+        self.usage.completion_tokens = self.token_ids or self.content_events
+        self.usage.source = "estimated"
+
+    @abstractmethod
+    def take(self, name: str, event: dict[str, Any]) -> bool:
+        """One parsed event."""
+
+    @abstractmethod
+    def take_whole(self, reply: dict[str, Any]) -> bool:
+        """One parsed body."""
+
+    @abstractmethod
+    def choices(self) -> list[Choice]:
+        """The choices so far."""
+
+    def take_error(self, reply: dict[str, Any]) -> bool:
+        """Notes the error an event or body carries, if any."""
+        found = error_of(reply)
+        if found is None:
+            return False
+        self.error_type = found[0] or "error"
+        self.error_message = found[1]
+        return True
+
+    def identify(self, reply: dict[str, Any]) -> None:
+        """Id and model, from the first event that has them."""
+        if self.response_id is None:
+            self.response_id = string(reply.get("id"))
+        if self.model is None:
+            self.model = string(reply.get("model"))
+
+    def note(self, name: str, value: Any) -> None:
+        """Keeps a small extra; a later value of the same name wins."""
+        value = extra(value)
+        if value is not None:
+            self.meta[name] = value
+
+    def summary(self) -> Summary:
+        """What is understood so far."""
+        return Summary(
+            response_id=self.response_id,
+            model=self.model,
+            choices=self.choices(),
+            usage=self.usage,
+            error_type=self.error_type,
+            error_message=self.error_message,
+            complete=self.complete,
+            meta=self.meta,
+        )

@@ -1,0 +1,268 @@
+"""Which decoder reads a reply, and the decoders: bytes cut anywhere → counts of content events, and a `Summary`.
+
+    SSE of a generating endpoint          StreamDecoder(SseDecoder, its assembler)
+    NDJSON of Ollama                      StreamDecoder(NdjsonDecoder, Ollama's assembler)
+    JSON of a known endpoint              BodyDecoder: collected up to a cap, read at close
+    any error status                      ErrorDecoder: the body's error, whatever its shape
+    anything else                         NullDecoder
+
+Endpoint names are those of `core.endpoints`; Ollama's are ollama_chat, ollama_generate, ollama_embed and
+ollama_embeddings. A decoder raises nothing but WireError, once; after it, it takes no more and keeps what it had
+(`meta.wire_error` says what was wrong).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from llmtap.core.errors import WireError
+from llmtap.core.record import Summary
+from llmtap.wire.anthropic import AnthropicAssembler
+from llmtap.wire.assembler import Assembler
+from llmtap.wire.faults import MAX_MESSAGE, body_error
+from llmtap.wire.jsonload import CutShort, load_object
+from llmtap.wire.ndjson import NdjsonDecoder
+from llmtap.wire.ollama import OllamaAssembler
+from llmtap.wire.openai import OpenAIAssembler
+from llmtap.wire.plain import UsageAssembler
+from llmtap.wire.responses import ResponsesAssembler
+from llmtap.wire.sse import SseDecoder
+
+MAX_BODY = 64 * 1024 * 1024
+#: bytes of a stream that are read; what is kept of them is much less
+MAX_STREAM = 1024 * 1024 * 1024
+_MAX_ERROR_BODY = 1024 * 1024
+
+
+class Decoder(Protocol):
+    """Reads one reply. `understands` is False when it only looks on: `summary` then says nothing."""
+
+    understands: bool
+
+    def feed(self, data: bytes) -> int:
+        """Takes a piece of the body: how many content-bearing events it completed. Raises WireError."""
+
+    def close(self) -> int:
+        """The body is over, cleanly or not: content-bearing events it still completed. Raises WireError."""
+
+    @property
+    def summary(self) -> Summary:
+        """What is understood so far; call `close` first for the last of it."""
+
+
+class NullDecoder:
+    """For formats nobody here knows."""
+
+    understands = False
+    summary: Summary
+
+    def __init__(self) -> None:
+        self.summary = Summary()
+
+    def feed(self, data: bytes) -> int:
+        return 0
+
+    def close(self) -> int:
+        return 0
+
+
+class _Faulty:
+    """Raise once, then be quiet. A piece that had content before the fault returns its count; the error comes next."""
+
+    def __init__(self) -> None:
+        self._error: WireError | None = None
+        self._told = False
+        self._closed = False
+
+    def _fault(self, error: WireError, count: int) -> int:
+        self._error = error
+        if count:
+            return count
+        return self._tell()
+
+    def _tell(self) -> int:
+        if self._error is not None and not self._told:
+            self._told = True
+            raise self._error
+        return 0
+
+    def _mark(self, summary: Summary) -> Summary:
+        if self._error is not None:
+            summary.meta["wire_error"] = str(self._error)
+        return summary
+
+
+class StreamDecoder(_Faulty):
+    """Server-sent events or JSON lines."""
+
+    understands = True
+
+    def __init__(self, source: SseDecoder | NdjsonDecoder, assembler: Assembler, max_stream: int = MAX_STREAM) -> None:
+        super().__init__()
+        self._source = source
+        self._assembler = assembler
+        self._left = max_stream
+
+    def feed(self, data: bytes) -> int:
+        if self._error is not None or self._closed:
+            return self._tell()
+        over = len(data) > self._left
+        if over:
+            data = data[: self._left]
+        self._left -= len(data)
+        count = 0
+        event = self._assembler.event
+        try:
+            for name, payload in self._source.feed(data):
+                count += event(name, payload)
+        except WireError as error:
+            return self._stop(error, count)
+        return self._stop(WireError("the stream is too long to follow"), count) if over else count
+
+    def close(self) -> int:
+        if self._error is not None or self._closed:
+            return self._tell()
+        self._closed = True
+        count = 0
+        try:
+            for name, payload in self._source.close():
+                count += self._last(name, payload)
+        except WireError as error:
+            return self._stop(error, count)
+        self._assembler.finish()
+        return count
+
+    def _last(self, name: str, payload: bytes) -> bool:
+        # what has no end of line or no blank line after it may be cut anywhere: taken if it happens to be whole
+        try:
+            return self._assembler.event(name, payload)
+        except WireError:
+            return False
+
+    def _stop(self, error: WireError, count: int) -> int:
+        self._assembler.finish()
+        return self._fault(error, count)
+
+    @property
+    def summary(self) -> Summary:
+        return self._mark(self._assembler.summary())
+
+
+class BodyDecoder(_Faulty):
+    """One JSON body, read at close. A body that was cut off is no fault of its format: it is just not complete."""
+
+    understands = True
+
+    def __init__(self, assembler: Assembler, max_body: int = MAX_BODY) -> None:
+        super().__init__()
+        self._assembler = assembler
+        self._max = max_body
+        self._size = 0
+        self._pieces: list[bytes] = []
+
+    def feed(self, data: bytes) -> int:
+        if self._error is not None or self._closed:
+            return self._tell()
+        self._size += len(data)
+        if self._size > self._max:
+            self._pieces.clear()
+            return self._fault(WireError(f"body larger than {self._max} bytes"), 0)
+        self._pieces.append(data)
+        return 0
+
+    def close(self) -> int:
+        if self._error is not None or self._closed:
+            return self._tell()
+        self._closed = True
+        body = b"".join(self._pieces)
+        self._pieces.clear()
+        try:
+            return int(self._assembler.whole(load_object(body)))
+        except CutShort:
+            return 0
+        except WireError as error:
+            return self._fault(error, 0)
+
+    @property
+    def summary(self) -> Summary:
+        return self._mark(self._assembler.summary())
+
+
+class ErrorDecoder:
+    """The body of an answer with status >= 400; at most 1 MiB of it is looked at. Raises nothing."""
+
+    understands = True
+
+    def __init__(self, status: int) -> None:
+        self._status = status
+        self._size = 0
+        self._pieces: list[bytes] = []
+        self._closed = False
+        self.summary = Summary(error_type=f"http_{status}")
+
+    def feed(self, data: bytes) -> int:
+        if not self._closed and self._size < _MAX_ERROR_BODY:
+            self._size += len(data)
+            self._pieces.append(data[:_MAX_ERROR_BODY])
+        return 0
+
+    def close(self) -> int:
+        if not self._closed:
+            self._closed = True
+            body = b"".join(self._pieces)
+            self._pieces.clear()
+            kind, message = body_error(body, self._status)
+            self.summary.error_type = kind
+            self.summary.error_message = message[:MAX_MESSAGE] or None
+            self.summary.complete = True
+        return 0
+
+
+def _text(make: Callable[..., Assembler]) -> Callable[[], Assembler]:
+    return lambda: make(text=True)
+
+
+_EVENTS: dict[str, Callable[[], Assembler]] = {
+    "chat": OpenAIAssembler,
+    "completions": _text(OpenAIAssembler),
+    "responses": ResponsesAssembler,
+    "messages": AnthropicAssembler,
+    "transcriptions": OpenAIAssembler,
+    "translations": OpenAIAssembler,
+}
+_LINES: dict[str, Callable[[], Assembler]] = {
+    "ollama_chat": OllamaAssembler,
+    "ollama_generate": _text(OllamaAssembler),
+}
+_BODIES: dict[str, Callable[[], Assembler]] = {
+    "chat": OpenAIAssembler,
+    "chat_batch": OpenAIAssembler,
+    "completions": _text(OpenAIAssembler),
+    "responses": ResponsesAssembler,
+    "messages": AnthropicAssembler,
+    "transcriptions": _text(UsageAssembler),
+    "translations": _text(UsageAssembler),
+    "ollama_chat": OllamaAssembler,
+    "ollama_generate": _text(OllamaAssembler),
+    "ollama_embed": OllamaAssembler,
+    "ollama_embeddings": OllamaAssembler,
+    **dict.fromkeys(
+        ("embeddings", "pooling", "classify", "score", "rerank", "tokenize", "detokenize", "count_tokens"), UsageAssembler
+    ),
+}
+_NDJSON = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"})
+
+
+def decoder_for(endpoint: str, content_type: str, status: int, *, max_body: int = MAX_BODY) -> Decoder:
+    """The decoder of a reply to `endpoint` with this content type and status. `max_body`: cap in bytes of a whole JSON body."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind == "text/event-stream" and endpoint in _EVENTS:
+        return StreamDecoder(SseDecoder(), _EVENTS[endpoint]())
+    if status >= 400:
+        return ErrorDecoder(status)
+    if kind in _NDJSON and endpoint in _LINES:
+        return StreamDecoder(NdjsonDecoder(), _LINES[endpoint]())
+    if (kind == "application/json" or kind.endswith("+json")) and endpoint in _BODIES:
+        return BodyDecoder(_BODIES[endpoint](), max_body)
+    return NullDecoder()

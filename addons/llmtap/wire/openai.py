@@ -1,0 +1,158 @@
+"""OpenAI chat completions, completions and transcriptions, streamed and whole, as vLLM, Ollama, llama.cpp, transformers
+and OpenAI itself write them.
+
+One reader serves all: a choice carries `delta` (streamed chat), `message` (whole chat) or `text` (completions), never two
+of them. This is the hot path of the gateway, one call a streamed token, hence plain `type(x) is` tests and no helpers.
+Multi-prompt completions count their choices through (index = choice + prompt * n); an echoed prompt is part of the text;
+logprobs are left alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmtap.core.record import Choice
+from llmtap.wire.assembler import Assembler
+from llmtap.wire.merge import Call, Parts
+from llmtap.wire.usage import is_zero, openai_usage
+from llmtap.wire.values import flatten, integer, json_text, string
+
+
+class OpenAIAssembler(Assembler):
+    """`text=True` for text completions, whose empty content is "" and not None."""
+
+    def __init__(self, *, text: bool = False) -> None:
+        super().__init__()
+        self._text = text
+        self._parts: dict[int, Parts] = {}
+
+    def event(self, name: str, data: bytes) -> bool:
+        if data[:1] == b"[" and data.strip() == b"[DONE]":
+            self.streamed = True
+            self.complete = True
+            return False
+        return super().event(name, data)
+
+    def take(self, name: str, event: dict[str, Any]) -> bool:
+        content = self._chunk(event, streamed=True)
+        if "error" in event or "choices" not in event:
+            self.take_error(event)
+        return content
+
+    def take_whole(self, reply: dict[str, Any]) -> bool:
+        content = self._chunk(reply, streamed=False)
+        self.take_error(reply)
+        return content
+
+    def finish(self) -> None:
+        # transformers serve and others never send [DONE]: a stream all of whose choices have finished is whole
+        if self.streamed and self._parts and self.error_type is None:
+            self.complete = self.complete or all(parts.finish_reason is not None for parts in self._parts.values())
+        super().finish()
+
+    def choices(self) -> list[Choice]:
+        return [self._parts[index].build(keep_empty=self._text) for index in sorted(self._parts)]
+
+    def _chunk(self, chunk: dict[str, Any], *, streamed: bool) -> bool:
+        if self.response_id is None or self.model is None:
+            self.identify(chunk)
+        choices = chunk.get("choices")
+        if type(choices) is not list:
+            choices = ()
+        usage = chunk.get("usage")
+        if usage is not None:
+            self._usage(usage, final=not streamed or not choices)
+        for name in ("system_fingerprint", "timings", "metrics", "service_tier"):
+            if name in chunk:
+                self.note(name, chunk[name])
+        content = False
+        for choice in choices:
+            if type(choice) is dict and self._choice(choice):
+                content = True
+        return content
+
+    def _usage(self, raw: Any, *, final: bool) -> None:
+        usage = openai_usage(raw)
+        # the last usage wins, but zeros never overwrite a real count, and zeros beside content are no count at all
+        # (Ollama's completions put them on every chunk)
+        if usage is not None and not (is_zero(usage) and (not final or self.usage.source == "upstream")):
+            self.usage = usage
+
+    def _choice(self, choice: dict[str, Any]) -> bool:
+        index = choice.get("index", 0)
+        parts = self._parts.get(index) if type(index) is int else None
+        if parts is None:
+            index = integer(index) or 0
+            parts = self._parts.setdefault(index, Parts(index))
+        content = False
+        message = choice.get("delta")
+        if message is None:
+            message = choice.get("message")
+        if type(message) is dict:
+            content = self._message(parts, message)
+        else:
+            text = choice.get("text")
+            if type(text) is str and text:
+                parts.content.append(text)
+                content = True
+        reason = choice.get("finish_reason")
+        if reason is not None:
+            parts.finish_reason = string(reason) or parts.finish_reason
+        if choice.get("stop_reason") is not None:
+            self.note("stop_reason", choice["stop_reason"])
+        ids = choice.get("token_ids")
+        if type(ids) is list:
+            self.token_ids += len(ids)
+        return content
+
+    @staticmethod
+    def _message(parts: Parts, message: dict[str, Any]) -> bool:
+        content = False
+        text = message.get("content")
+        if text:
+            text = text if type(text) is str else flatten(text)
+            if text:
+                parts.content.append(text)
+                content = True
+        # some servers send both names with the same text
+        thought = message.get("reasoning") or message.get("reasoning_content")
+        if type(thought) is str and thought:
+            parts.reasoning.append(thought)
+            content = True
+        if content and len(message) == 1:  # the usual delta
+            return True
+        refusal = message.get("refusal")
+        if type(refusal) is str and refusal:
+            parts.refusal.append(refusal)
+            content = True
+        calls = message.get("tool_calls")
+        if calls and _calls(parts, calls):
+            content = True
+        legacy = message.get("function_call")
+        if type(legacy) is dict:
+            content = _legacy(parts, legacy) or content
+        role = message.get("role")
+        if type(role) is str and role:
+            parts.role = role
+        return content
+
+
+def _calls(parts: Parts, fragments: Any) -> bool:
+    content = False
+    if type(fragments) is list:
+        for fragment in fragments:
+            if type(fragment) is dict and parts.add_call(fragment):
+                content = True
+    return content
+
+
+def _legacy(parts: Parts, fragment: dict[str, Any]) -> bool:
+    """The function call of before tool calls: one a message, without an id."""
+    if parts.legacy_call is None:
+        parts.legacy_call = Call()
+    name, arguments = string(fragment.get("name")) or "", json_text(fragment.get("arguments"))
+    if name and not parts.legacy_call.name:
+        parts.legacy_call.name = name
+    if arguments:
+        parts.legacy_call.append(arguments)
+    return bool(name or arguments)
