@@ -153,7 +153,16 @@ class WriterProcess:
     """
 
     def __init__(self, config: Config) -> None:
-        self._argv = [sys.executable, "-m", "llmtap_launcher", "ingest", "--follow", "--parent-pipe", "--dir", str(config.capture.dir)]
+        self._argv = [
+            sys.executable,
+            "-m",
+            "llmtap_launcher",
+            "ingest",
+            "--follow",
+            "--parent-pipe",
+            "--dir",
+            str(config.capture.dir),
+        ]
         if config.store.path is not None:
             self._argv += ["--db", str(config.store.path)]
         self._child: subprocess.Popen[bytes] | None = None

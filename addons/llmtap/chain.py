@@ -15,10 +15,12 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from mitmproxy import ctx, http
@@ -102,7 +104,11 @@ class Gateway:
             self.metrics.spool_bytes.set_function(lambda: self.capture.sink.spool_bytes if self.capture else 0)
             self.writer = WriterProcess(config) if own_writer else None
         self.routing = Routing(config, self.backends, self.backend_failed)
-        addons: list[tuple[Kind, Any]] = [("policy", Transforms()), ("policy", self.routing), ("observer", TeeInstaller(self.metrics.tee_errors.inc))]
+        addons: list[tuple[Kind, Any]] = [
+            ("policy", Transforms()),
+            ("policy", self.routing),
+            ("observer", TeeInstaller(self.metrics.tee_errors.inc)),
+        ]
         if self.capture is not None:
             addons.append(("policy" if config.capture.required else "observer", self.capture))
         addons.append(("observer", self.metrics))
@@ -267,6 +273,8 @@ class Chain:
         summary = ex.summary
         if summary is not None and summary.error_type is not None and ex.status < 400:
             self._finish(flow, ex, "upstream_error")  # an error inside a stream that had begun well
+        elif _cut(ex):
+            self._close(flow, ex, "upstream_error", "the stream ended before it was complete")
         else:
             self._finish(flow, ex, outcome_of_status(ex.status))
 
@@ -289,7 +297,11 @@ class Chain:
             ex.refuse(error)
             self._close(flow, ex, outcome_of_status(error.status), error.message)
             return
-        failure = UpstreamTimeout("the backend was silent for too long") if message == "timeout" else UpstreamFailed(_plain_failure(message))
+        failure = (
+            UpstreamTimeout("the backend was silent for too long")
+            if message == "timeout"
+            else UpstreamFailed(_plain_failure(message))
+        )
         if ex.backend is not None and self._gateway is not None:
             reason: FailureReason = "refused" if flow.server_conn.timestamp_tcp_setup is None else "closed"
             self._gateway.backend_failed(ex.backend, reason)
@@ -458,10 +470,16 @@ _CLIENT_GONE = "Client disconnected."  # mitmproxy.proxy.layers.http._http1
 _KILLED = "Connection killed."  # mitmproxy.flow.Error.KILLED_MESSAGE
 
 
-def _now() -> float:
-    import time
+_now = time.monotonic
 
-    return time.monotonic()
+
+def _cut(ex: Exchange) -> bool:
+    """A stream that ended cleanly on the wire without its protocol's end (and without a finish reason: not every server
+    sends `[DONE]`)."""
+    if not (ex.stream and ex.endpoint.generates and ex.status == 200 and ex.content_type.startswith("text/event-stream")):
+        return False
+    summary = ex.summary
+    return summary is not None and not summary.complete and not any(choice.finish_reason for choice in summary.choices)
 
 
 def _plain_failure(message: str) -> str:
@@ -523,8 +541,6 @@ def _authority(host: str, port: int) -> str:
 
 
 def _backend(b: Any) -> Backend:
-    from urllib.parse import urlsplit
-
     url = urlsplit(str(b.url))
     tls = url.scheme == "https"
     return Backend(

@@ -21,7 +21,9 @@ JSON = "application/json"
 class Endpoints:
     """Answers GET and HEAD of its paths; `answer` gives None for every other request."""
 
-    def __init__(self, backends: Backends, registry: CollectorRegistry, stats: Callable[[], dict[str, Any]], metrics: bool) -> None:
+    def __init__(
+        self, backends: Backends, registry: CollectorRegistry, stats: Callable[[], dict[str, Any]], metrics: bool
+    ) -> None:
         self._backends = backends
         self._registry = registry
         self._stats = stats
@@ -48,7 +50,11 @@ class Endpoints:
     def _ready(self, request: http.Request) -> Reply:
         states = {b.name: b.state for b in self._backends}
         ready = self._backends.healthy()
-        return (200 if ready else 503), JSON, orjson.dumps({"status": "ok" if ready else "no healthy backend", "backends": states})
+        return (
+            (200 if ready else 503),
+            JSON,
+            orjson.dumps({"status": "ok" if ready else "no healthy backend", "backends": states}),
+        )
 
     def _models(self, request: http.Request) -> Reply:
         return 200, JSON, orjson.dumps({"object": "list", "data": self._backends.models()})

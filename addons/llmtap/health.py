@@ -43,7 +43,9 @@ class Health:
 
     async def _watch(self, backend: Backend) -> None:
         wake = self._wake[backend.name]
-        async with httpx.AsyncClient(timeout=self._timeout, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)) as client:
+        async with httpx.AsyncClient(
+            timeout=self._timeout, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
+        ) as client:
             while True:
                 wake.clear()
                 await self.check(backend, client)

@@ -21,9 +21,54 @@ if TYPE_CHECKING:
     from llmtap.exchange import Exchange
 
 # vLLM 0.33, vllm/v1/metrics/loggers.py
-TTFT = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0)
+TTFT = (
+    0.001,
+    0.005,
+    0.01,
+    0.02,
+    0.04,
+    0.06,
+    0.08,
+    0.1,
+    0.25,
+    0.5,
+    0.75,
+    1.0,
+    2.5,
+    5.0,
+    7.5,
+    10.0,
+    20.0,
+    40.0,
+    80.0,
+    160.0,
+    640.0,
+    2560.0,
+)
 ITL = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0)
-LATENCY = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0)
+LATENCY = (
+    0.3,
+    0.5,
+    0.8,
+    1.0,
+    1.5,
+    2.0,
+    2.5,
+    5.0,
+    10.0,
+    15.0,
+    20.0,
+    30.0,
+    40.0,
+    50.0,
+    60.0,
+    120.0,
+    240.0,
+    480.0,
+    960.0,
+    1920.0,
+    7680.0,
+)
 OVERHEAD = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 
@@ -62,10 +107,14 @@ class GatewayMetrics:
         self.refusals = counter("refusals", "Requests answered with an error by the gateway itself.", ["code"])
         self.backend_failures = counter("backend_failures", "Failed attempts to use a backend.", ["backend", "reason"])
         self.hook_errors = counter("hook_errors", "Exceptions caught in a step of the gateway.", ["addon", "hook"])
-        self.tee_errors = Counter("llmtap_tee_errors", "Replies that could not be decoded (passed on all the same).", registry=registry)
+        self.tee_errors = Counter(
+            "llmtap_tee_errors", "Replies that could not be decoded (passed on all the same).", registry=registry
+        )
         self.capture_dropped = counter("capture_dropped", "Captured parts that could not be written.", ["reason"])
         self.running = Gauge("llmtap_requests_running", "Requests at a backend now.", registry=registry)
-        self.backend_up = Gauge("llmtap_backend_up", "1 while the backend passes its health check.", ["backend"], registry=registry)
+        self.backend_up = Gauge(
+            "llmtap_backend_up", "1 while the backend passes its health check.", ["backend"], registry=registry
+        )
         self.spool_bytes = Gauge("llmtap_spool_bytes", "Size of the capture log not yet in the database.", registry=registry)
         self.ttft = histogram("time_to_first_token_seconds", "Request head to first generated content, streams.", TTFT)
         self.itl = histogram("inter_token_latency_seconds", "Gaps between pieces of generated content.", ITL)
@@ -74,7 +123,9 @@ class GatewayMetrics:
         self.inference = histogram("inference_time_seconds", "Forwarding to end of the reply.", LATENCY)
         self.overhead = histogram("overhead_seconds", "The gateway's own share of the time.", OVERHEAD)
         self.prompt_size = histogram("request_prompt_tokens", "Prompt tokens per request.", token_buckets(max_model_len))
-        self.generation_size = histogram("request_generation_tokens", "Generated tokens per request.", token_buckets(max_model_len))
+        self.generation_size = histogram(
+            "request_generation_tokens", "Generated tokens per request.", token_buckets(max_model_len)
+        )
         info = Gauge("llmtap_build_info", "Version of llmtap and Python.", ["version", "python"], registry=registry)
         info.labels(__version__, platform.python_version()).set(1)
         self._running_now: set[str] = set()
@@ -124,4 +175,3 @@ class GatewayMetrics:
             observe(gap / 10_000)
         if generated is not None and generated > 1 and ex.last_chunk is not None and ex.first_content is not None:
             self.tpot.labels(*where).observe((ex.last_chunk - ex.first_content) / (generated - 1))
-

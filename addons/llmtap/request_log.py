@@ -30,7 +30,9 @@ class RequestLog:
             return
         usage = ex.summary.usage if ex.summary else None
         record = {
-            "timestamp": datetime.fromtimestamp(ex.started_us / 1e6, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "timestamp": datetime.fromtimestamp(ex.started_us / 1e6, UTC)
+            .isoformat(timespec="milliseconds")
+            .replace("+00:00", "Z"),
             "level": "WARNING" if failed else "INFO",
             "logger": "llmtap.request",
             "uid": ex.uid,

@@ -40,7 +40,9 @@ class Routing:
         if ex.endpoint is OTHER and ex.path not in self._allowed:
             raise NotFound(f"{ex.method} {ex.path} is not an inference path; allow it with routing.allow_paths")
         if ex.method not in ex.endpoint.methods and ex.method != "OPTIONS":
-            raise BadRequest(f"{ex.method} is not allowed on {ex.path}; use {' or '.join(ex.endpoint.methods)}", code="method_not_allowed")
+            raise BadRequest(
+                f"{ex.method} is not allowed on {ex.path}; use {' or '.join(ex.endpoint.methods)}", code="method_not_allowed"
+            )
         declared = flow.request.headers.get("content-length")
         if declared is not None and declared.isdigit() and int(declared) > self._max_body:
             raise self.too_large()

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from mitmproxy import http
 
+from llmtap.core.endpoints import OTHER
 from llmtap.core.errors import WireError
 from llmtap.exchange import Exchange
 from llmtap.wire.decode import Decoder, decoder_for
@@ -29,7 +30,12 @@ class Tee:
     __slots__ = ("_clock", "_decoder", "_ex", "_failed", "_filter", "_last", "_on_error")
 
     def __init__(
-        self, ex: Exchange, decoder: Decoder, usage_filter: UsageFilter | None, on_error: Callable[[], None], clock: Callable[[], float]
+        self,
+        ex: Exchange,
+        decoder: Decoder,
+        usage_filter: UsageFilter | None,
+        on_error: Callable[[], None],
+        clock: Callable[[], float],
     ) -> None:
         self._ex = ex
         self._decoder = decoder
@@ -140,6 +146,6 @@ class TeeInstaller:
         body = response.raw_content or b""
         if body:
             ex.tee(body)
-            if ex.summary is None or (not ex.endpoint.generates and len(body) <= RAW_CAP):
+            if ex.endpoint is OTHER and len(body) <= RAW_CAP:
                 ex.reply_body = body
         ex.tee(_CLOSED)

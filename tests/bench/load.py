@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 load generator on asyncio: C keep-alive connections, one request at a time each, for a fixed number of requests.
+"""A small HTTP/1.1 load generator on asyncio: keep-alive connections, one request at a time each, a fixed number of requests.
 
 It measures what a client sees: whole-request latency, time to the first body byte, bytes and pieces received.
 """
@@ -85,7 +85,8 @@ async def _worker(port: int, request: bytes, todo: list[int], result: Result) ->
 
 async def run(port: int, path: str, body: bytes, requests: int, concurrency: int) -> Result:
     """Send `requests` POSTs of `body` over `concurrency` connections."""
-    head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: application/json\r\n"
+    head += f"content-length: {len(body)}\r\n\r\n"
     result = Result()
     todo = list(range(requests))
     start = time.perf_counter()

@@ -18,6 +18,7 @@ HERE = Path(__file__).resolve()
 sys.path[:0] = [str(HERE.parents[2] / "addons"), str(HERE.parents[2] / "launcher"), str(HERE.parents[1]), str(HERE.parent)]
 
 import load  # noqa: E402
+
 from support.gateway import running_gateway, wait_up  # noqa: E402
 from support.sim import running_sim  # noqa: E402
 
@@ -25,7 +26,8 @@ CHAT = "/v1/chat/completions"
 
 
 def body(stream: bool, prompt: str = "bench", tokens: int = 32) -> bytes:
-    return json.dumps({"model": "sim", "messages": [{"role": "user", "content": prompt}], "max_tokens": tokens, "stream": stream}).encode()
+    messages = [{"role": "user", "content": prompt}]
+    return json.dumps({"model": "sim", "messages": messages, "max_tokens": tokens, "stream": stream}).encode()
 
 
 SCENARIOS: dict[str, tuple[bytes, int, int]] = {
@@ -43,7 +45,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     rounds = parser.parse_args().rounds
-    with tempfile.TemporaryDirectory() as folder, running_sim(model="sim", tokens_per_second=0, ttft_ms=0, max_model_len=1_000_000) as sim:
+    fast = {"tokens_per_second": 0, "ttft_ms": 0, "max_model_len": 1_000_000}
+    with tempfile.TemporaryDirectory() as folder, running_sim(model="sim", **fast) as sim:
         config = {"backends": [{"name": "a", "url": sim.url}]}
         with running_gateway(Path(folder), config) as gateway:
             wait_up(gateway)

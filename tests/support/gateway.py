@@ -17,9 +17,9 @@ from typing import Any
 import httpx
 import orjson
 import yaml
-from support.wait import eventually
 
 from llmtap.spool.reader import Bad, read
+from support.wait import eventually
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "addons" / "gateway.py"
@@ -64,8 +64,11 @@ class Gateway:
 
     def last(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The exchange that began last."""
-        uid = eventually(lambda: next((r["uid"] for r in reversed(self.records()) if r["t"] == "begin"), None), "nothing captured")
-        return self.exchange(uid)
+
+        def newest() -> str | None:
+            return next((r["uid"] for r in reversed(self.records()) if r["t"] == "begin"), None)
+
+        return self.exchange(eventually(newest, "nothing captured"))
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that carry these labels."""

@@ -186,10 +186,10 @@ def _encoded(record: Begin | End) -> bytes:
     try:
         return encode(record)
     except TypeError:  # text that is not Unicode (headers), numbers beyond 64 bits: keep what can be said
-        return encode(_plain(record))
+        return encode(plain(record))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The same value with everything JSON has no word for put into text."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode("utf-8")
@@ -198,9 +198,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, int):
         return value if -(1 << 63) <= value < 1 << 64 else str(value)
     if isinstance(value, dict):
-        return {_plain(str(k)): _plain(v) for k, v in value.items()}
+        return {plain(str(k)): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: _plain(getattr(value, f.name)) for f in fields(value)})
-    return _plain(str(value))
+        return replace(value, **{f.name: plain(getattr(value, f.name)) for f in fields(value)})
+    return plain(str(value))

@@ -1,0 +1,72 @@
+"""Reading a request, and asking for usage."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+from mitmproxy import http
+from mitmproxy.test import tflow
+
+from llmtap.core.endpoints import ENDPOINTS
+from llmtap.core.errors import BadRequest
+from llmtap.exchange import Exchange
+from llmtap.transforms import Transforms
+
+
+def request(path: str, body: bytes, content_type: str = "application/json") -> tuple[http.HTTPFlow, Exchange]:
+    flow = tflow.tflow()
+    flow.request = http.Request.make("POST", f"http://h{path}", body, {"content-type": content_type})
+    ex = Exchange("POST", path, ENDPOINTS[path], "openai", "127.0.0.1")
+    ex.body = body
+    return flow, ex
+
+
+def test_usage_is_asked_for_on_streams_only() -> None:
+    flow, ex = request("/v1/chat/completions", b'{"model":"m","messages":[],"stream":true}')
+    Transforms().on_request(flow, ex)
+    assert ex.usage_injected and ex.model == "m" and ex.stream
+    sent = flow.request.raw_content or b""
+    assert orjson.loads(sent)["stream_options"] == {"include_usage": True}
+    assert flow.request.headers["content-length"] == str(len(sent))
+
+    flow, ex = request("/v1/chat/completions", b'{"model":"m","messages":[]}')
+    Transforms().on_request(flow, ex)
+    assert not ex.usage_injected and flow.request.raw_content == ex.body
+
+
+def test_a_client_that_asks_itself_keeps_its_bytes() -> None:
+    body = b'{"model":"m", "messages":[],"stream":true,  "stream_options":{"include_usage":true}}'
+    flow, ex = request("/v1/completions", body)
+    Transforms().on_request(flow, ex)
+    assert not ex.usage_injected and flow.request.raw_content == body
+
+
+def test_other_endpoints_are_left_alone() -> None:
+    body = b'{"model":"m","input":"x","stream":true}'
+    flow, ex = request("/v1/responses", body)
+    Transforms().on_request(flow, ex)
+    assert not ex.usage_injected and flow.request.raw_content == body
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"not json", b"[1]", b'{"model": 3}', b'{"model":"m\xff"}', b'{"model":"m","stream":"yes"}']
+)
+def test_a_body_that_is_no_request_is_a_400(body: bytes) -> None:
+    flow, ex = request("/v1/chat/completions", body)
+    with pytest.raises(BadRequest) as caught:
+        Transforms().on_request(flow, ex)
+    assert "not json" not in caught.value.message
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
+def test_a_wrong_content_type_is_a_400(content_type: str) -> None:
+    flow, ex = request("/v1/chat/completions", b'{"model":"m"}', content_type)
+    with pytest.raises(BadRequest) as caught:
+        Transforms().on_request(flow, ex)
+    assert caught.value.param == "content-type"
+
+
+def test_multipart_uploads_are_not_parsed() -> None:
+    flow, ex = request("/v1/audio/transcriptions", b"--x\r\n", "multipart/form-data; boundary=x")
+    Transforms().on_request(flow, ex)
+    assert ex.parsed is None
