@@ -1,0 +1,48 @@
+import os
+import sys
+from pathlib import Path
+
+from llmtap_launcher.gateway import child_env, foreign_env, gateway_argv, source_roots, web_url
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_mitmdump_and_mitmweb() -> None:
+    argv = gateway_argv(Path("/x/gateway.py"), Path("/run/gateway.yaml"), Path("/run/mitm"))
+    assert argv[:4] == [sys.executable, "-P", "-c", "from mitmproxy.tools.main import mitmdump; mitmdump()"]
+    assert argv[4:6] == ["-s", "/x/gateway.py"]
+    settings = [argv[i + 1] for i, part in enumerate(argv) if part == "--set"]
+    assert settings == ["confdir=/run/mitm", "llmtap_config=/run/gateway.yaml", "llmtap_writer=false"]
+    assert argv[-1] == "-q"
+    web = gateway_argv(Path("/x/gateway.py"), Path("/run/gateway.yaml"), Path("/run/mitm"), web_port=8082)
+    assert "mitmweb()" in web[3]
+    assert "-q" not in web
+    assert {"web_host=127.0.0.1", "web_port=8082", "web_open_browser=false"} < set(web)
+
+
+def test_own_processes_find_the_packages_and_read_one_configuration() -> None:
+    roots = source_roots()
+    assert roots == [str(ROOT / "addons"), str(ROOT / "launcher")]
+    env = child_env(
+        "r1",
+        {"LLMTAP_SERVER__PORT": "1", "LLMTAP_CONFIG": "x", "LLMTAP_OTHER": "kept", "PYTHONPATH": f"/mine{os.pathsep}{roots[0]}"},
+    )
+    assert env == {
+        "LLMTAP_OTHER": "kept",
+        "LLMTAP_RUN": "r1",
+        "PYTHONPATH": os.pathsep.join([*roots, "/mine"]),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def test_foreign_processes_do_not() -> None:
+    roots = source_roots()
+    assert foreign_env("r1", {"PYTHONPATH": roots[1], "VIRTUAL_ENV": "/v", "HOME": "/h"}) == {"HOME": "/h", "LLMTAP_RUN": "r1"}
+    env = foreign_env("r1", {"PYTHONPATH": os.pathsep.join(["/mine", roots[1]]), "PYTHONUNBUFFERED": "x"})
+    assert env == {"PYTHONPATH": "/mine", "PYTHONUNBUFFERED": "1", "LLMTAP_RUN": "r1"}
+
+
+def test_the_web_address_is_found_in_the_output() -> None:
+    said = "[02:04:57.435] Web server listening at http://127.0.0.1:28777/?token=6027d2cb464f4bfa6f1860c7054d6b24"
+    assert web_url(["Loading script", said]) == "http://127.0.0.1:28777/?token=6027d2cb464f4bfa6f1860c7054d6b24"
+    assert web_url(["Web server listening at http://127.0.0.1:28777/"]) is None
