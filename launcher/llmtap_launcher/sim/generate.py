@@ -1,0 +1,167 @@
+"""The two generating endpoints: from a request's body to the response that will carry the tokens."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Sequence
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from . import template, tools
+from .bodies import ChatWriter, CompletionWriter, Envelope, Writer
+from .errors import VllmError, prompt_too_long, unknown_model
+from .faults import Directives, strip_directives
+from .front import Received, received
+from .requests import ChatRequest, CompletionRequest, Generate, check_sampling, parse
+from .respond import TokenResponse, Work
+from .script import Plan, Step, write
+from .simulation import Simulation
+from .text import rng
+
+
+def check_model(sim: Simulation, name: str | None) -> str:
+    """The served model a request means; none named means the first. Raises VllmError."""
+    served = list(sim.settings.models)
+    if name and name not in served:
+        raise unknown_model(name, served)
+    return name or served[0]
+
+
+async def chat(sim: Simulation, request: Request) -> Response:
+    """`POST /v1/chat/completions`. Raises VllmError."""
+    got = received(request.scope)
+    body = parse(ChatRequest, request.headers.get("content-type", ""), got.body)
+    model = check_model(sim, body.model)
+    prompt_text = template.render(body.messages, None if body.tool_choice == "none" else body.tools)
+    prompt = sim.tokenizer.encode(prompt_text)
+    room = _room(sim, prompt)
+    check_sampling(body, sim.settings.max_model_len, body.top_logprobs)
+    max_tokens = min(body.max_completion_tokens or body.max_tokens or room, room)
+    asked = (body.chat_template_kwargs or {}).get("enable_thinking")
+    calls = tools.choose_calls(body.tools, body.tool_choice, body.messages)
+    plan = _plan(
+        body,
+        got.directives,
+        max_tokens,
+        thinking=sim.settings.reasoning if asked is None else bool(asked),
+        calls=calls,
+        forced_call=body.tool_choice not in (None, "auto", "none"),
+        fixed_text=_structured(body, prompt_text),
+    )
+    scripts = _scripts(sim, prompt_text, plan, body.choices)
+    writer = ChatWriter(
+        body,
+        _envelope(request, "chatcmpl", model),
+        sim.tokenizer,
+        prompt,
+        reasoning=sim.settings.reasoning or asked is not None,
+        forced_name=isinstance(body.tool_choice, dict),
+    )
+    if body.tools and body.tool_choice != "none":
+        _count_parsing(sim, scripts, bool(body.stream))
+    return _respond(sim, got, body, writer, scripts, [len(prompt)] * body.choices, max_tokens)
+
+
+async def completions(sim: Simulation, request: Request) -> Response:
+    """`POST /v1/completions`. Raises VllmError."""
+    got = received(request.scope)
+    body = parse(CompletionRequest, request.headers.get("content-type", ""), got.body)
+    model = check_model(sim, body.model)
+    check_sampling(body, sim.settings.max_model_len, body.logprobs)
+    prompts = [_prompt(sim, p) for p in _split_prompts(body.prompt)]
+    room = min(_room(sim, tokens) for _, tokens in prompts)
+    max_tokens = min(body.max_tokens or room, room)
+    plan = _plan(body, got.directives, max_tokens)
+    scripts = [s for text, _ in prompts for s in _scripts(sim, text, plan, body.choices)]
+    writer = CompletionWriter(body, _envelope(request, "cmpl", model), sim.tokenizer, prompts)
+    lengths = [len(tokens) for _, tokens in prompts for _ in range(body.choices)]
+    return _respond(sim, got, body, writer, scripts, lengths, max_tokens)
+
+
+def _split_prompts(prompt: object) -> list[str | list[int]]:
+    if isinstance(prompt, str):
+        return [prompt]
+    assert isinstance(prompt, list)
+    if not prompt:
+        raise VllmError("You must pass at least one prompt")
+    return [prompt] if isinstance(prompt[0], int) else prompt
+
+
+def _prompt(sim: Simulation, prompt: str | list[int]) -> tuple[str, Sequence[int]]:
+    if isinstance(prompt, str):
+        return prompt, sim.tokenizer.encode(prompt)
+    return sim.tokenizer.decode(prompt), prompt
+
+
+def _room(sim: Simulation, prompt: Sequence[int]) -> int:
+    room = sim.settings.max_model_len - len(prompt)
+    if room < 1:
+        raise prompt_too_long(sim.settings.max_model_len)
+    return room
+
+
+def _plan(body: Generate, directives: Directives, max_tokens: int, **more: object) -> Plan:
+    return Plan(
+        max_tokens=max_tokens,
+        length=directives.tokens,
+        min_tokens=min(body.min_tokens or 0, max_tokens),
+        ignore_eos=bool(body.ignore_eos),
+        stop=body.stops,
+        include_stop=bool(body.include_stop_str_in_output),
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def _structured(body: ChatRequest, prompt: str) -> str | None:
+    """The JSON text that a `response_format` asks for."""
+    wanted = body.response_format or {}
+    if wanted.get("type") == "json_object":
+        return json.dumps({"answer": "yes"})
+    schema = (wanted.get("json_schema") or {}).get("schema") if wanted.get("type") == "json_schema" else None
+    return json.dumps(tools.generate(schema, prompt)) if isinstance(schema, dict) else None
+
+
+def _scripts(sim: Simulation, prompt: str, plan: Plan, n: int) -> list[list[Step]]:
+    heard = strip_directives(prompt)
+    return [write(sim.tokenizer, rng(sim.settings.seed, heard, choice), plan) for choice in range(n)]
+
+
+def _envelope(request: Request, prefix: str, model: str) -> Envelope:
+    request_id = request.headers.get("x-request-id") or uuid.uuid4().hex[:16]
+    return Envelope(f"{prefix}-{request_id}", int(time.time()), model)
+
+
+def _count_parsing(sim: Simulation, scripts: Sequence[Sequence[Step]], stream: bool) -> None:
+    for steps in scripts:
+        calling = sum(step.channel in ("tool_name", "tool_args") for step in steps)
+        if stream:
+            sim.metrics.tool_parser("streaming", "tool_call", calling)
+            sim.metrics.tool_parser("streaming", "no_tool_call", len(steps) - calling)
+        else:
+            sim.metrics.tool_parser("non_streaming", "tool_call" if calling else "no_tool_call")
+
+
+def _respond(
+    sim: Simulation,
+    got: Received,
+    body: Generate,
+    writer: Writer,
+    scripts: Sequence[Sequence[Step]],
+    prompt_tokens: Sequence[int],
+    max_tokens: int,
+) -> Response:
+    asked, settings = got.directives, sim.settings
+    rate = settings.tokens_per_second if asked.tokens_per_second is None else asked.tokens_per_second
+    ttft_ms = settings.ttft_ms if asked.ttft_ms is None else asked.ttft_ms
+    work = Work(
+        scripts=scripts,
+        prompt_tokens=prompt_tokens,
+        max_tokens=max_tokens,
+        ttft_s=ttft_ms / 1000,
+        interval_s=1 / rate if rate else 0.0,
+        stream=bool(body.stream),
+    )
+    return TokenResponse(sim.engine, writer, work, got.fault, got.seen)
