@@ -1,0 +1,118 @@
+"""How a Datasette process on a capture database is started, and what is checked before.
+
+The process is plain `datasette serve`: it opens the file read-only (`mode=ro`; never immutable, `-i`, which would show a live
+file's past), so it may run beside the writer, and sees every row as soon as it is committed. `/-/versions.json` answers when it
+is ready.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+import sqlite3
+import sys
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+import llmtap
+import llmtap_launcher
+from llmtap.core.errors import ConfigError, LlmtapError
+
+HERE = Path(__file__).resolve().parent
+READY_PATH = "/-/versions.json"
+STATIC_MOUNT = "-/llmtap"
+
+SETTINGS: dict[str, int | str] = {
+    "sql_time_limit_ms": 5000,
+    "facet_time_limit_ms": 1000,
+    "suggest_facets": "off",
+    "max_returned_rows": 5000,
+    "default_page_size": 50,
+    "default_cache_ttl": 0,  # the file is live: a page is never older than its request
+    "allow_download": "off",
+}
+
+
+def is_loopback(host: str) -> bool:
+    """Is it an address of this machine only? Names other than `localhost` are not looked up and are not."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def check_host(host: str) -> None:
+    """Raises ConfigError for a host that others can reach: the pages show every prompt, and there is no password yet."""
+    if not is_loopback(host):
+        raise ConfigError(
+            f"datasette host {host!r} can be reached from other machines, and the pages show every captured prompt "
+            "without a password: use 127.0.0.1 (from elsewhere: ssh -L 8001:127.0.0.1:8001 HOST)"
+        )
+
+
+def check_database(db: Path) -> None:
+    """Raises LlmtapError (one line) when `db` is not a capture database that can be read."""
+    if not db.exists():
+        raise LlmtapError(f"{db}: no such file")
+    if not db.is_file():
+        raise LlmtapError(f"{db}: not a file")
+    if set(str(db)) & set("?#%"):
+        raise LlmtapError(f"{db}: Datasette cannot open a path with ?, # or % in it; rename or copy the file")
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(db.absolute()))}?mode=ro", uri=True)) as conn:
+            names = {row[0] for row in conn.execute("select name from sqlite_master where type in ('table', 'view')")}
+    except sqlite3.DatabaseError as error:
+        if "not a database" in str(error):
+            raise LlmtapError(f"{db}: not an SQLite file") from None
+        raise LlmtapError(f"{db}: cannot be read: {error}") from None
+    if not {"exchanges", "messages", "bodies", "requests"} <= names:
+        raise LlmtapError(f"{db}: not a capture database (no exchanges in it)")
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises LlmtapError when nobody can listen there; port 0 (any free one) always passes."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # as the server will: an old connection in TIME_WAIT is no obstacle
+        try:
+            probe.bind((host.strip("[]"), port))
+        except OSError as error:
+            why = "is already in use" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
+            raise LlmtapError(f"port {port} on {host} {why}; choose another with --port") from None
+
+
+def datasette_argv(db: Path, host: str, port: int) -> list[str]:
+    """The command line of a Datasette on `db`, to be run with `datasette_env()`. Raises ConfigError for a host off loopback."""
+    check_host(host)
+    # -P: the folder it is started in must not shadow what it imports
+    argv = [sys.executable, "-P", "-m", "datasette", "serve", str(db), "--host", host.strip("[]"), "--port", str(port)]
+    argv += ["--metadata", str(HERE / "metadata.yml")]
+    argv += ["--plugins-dir", str(HERE / "plugins")]
+    argv += ["--template-dir", str(HERE / "templates")]
+    argv += ["--static", f"{STATIC_MOUNT}:{HERE / 'static'}"]
+    for name, value in SETTINGS.items():
+        argv += ["--setting", name, str(value)]
+    return argv
+
+
+def datasette_env(env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """`env` (default: this process's) such that the plugins find our packages, also from a checkout that is not installed."""
+    out = dict(os.environ if env is None else env)
+    roots = [str(Path(str(package.__file__)).resolve().parents[1]) for package in (llmtap, llmtap_launcher)]
+    known = [p for p in out.get("PYTHONPATH", "").split(os.pathsep) if p and p not in roots]
+    out["PYTHONPATH"] = os.pathsep.join([*dict.fromkeys(roots), *known])
+    return out
+
+
+def base_url(host: str, port: int) -> str:
+    """`http://127.0.0.1:8001`, with brackets around an IPv6 address."""
+    name = host.strip("[]")
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
