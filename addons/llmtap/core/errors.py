@@ -33,7 +33,12 @@ class LlmtapError(Exception):
 
 
 class ConfigError(LlmtapError):
-    """The configuration is wrong. `str()` is one line: file, line, key, what is wrong, how to mend it."""
+    """The configuration is wrong. `str()` has one line a problem: file, line, key, what is wrong, how to mend it.
+
+    `problems` holds the same as `llmtap.core.config_problems.Problem` objects, where the loader raised it.
+    """
+
+    problems: tuple[Any, ...] = ()
 
 
 class WireError(LlmtapError):

@@ -1,0 +1,378 @@
+"""The configuration: one frozen model a section, every key with its default and a sentence that says what it is.
+
+These models are the single source of the reference page, the JSON schema and the annotated example in `docs/`.
+`config_load.load` makes a `Config` from a file, the environment and the command line; `config_support.NOT_YET` names
+the keys whose feature is not built. Durations end in `_s` or `_ms`. Sizes end in `_mb` and `_gb`: of a request body
+1 MB is 1,048,576 bytes, of files 1 MB is 1,000,000 bytes.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterable
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from llmtap.core import config_types as t
+from llmtap.core.errors import ConfigError
+
+
+def _wrong(message: str, *at: str | int) -> PydanticCustomError:
+    """An error of a check over several keys; `at` is the path, from the model that checks, of the key to mend."""
+    return PydanticCustomError("llmtap", "{message}", {"message": message, "at": at})
+
+
+class Server(t.Section):
+    """The gateway's listener."""
+
+    host: t.Host = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 or :: for every interface.")
+    port: t.Port = Field(
+        default=8000,
+        description="Port of everything: /v1/* inference, /api/v1/* management, /health, /metrics. 0: any free port.",
+    )
+    compat_port: t.OpenPort | None = Field(
+        default=None, description="A second listener, open only while a backend is healthy, e.g. 5000."
+    )
+    workers: t.Positive = Field(default=1, le=256, description="Gateway processes sharing the port.")
+    web: bool = Field(default=False, description="Run mitmweb for interactive inspection (port 8081, its token is printed).")
+    max_body_mb: t.Positive = Field(
+        default=64, le=65536, description="Largest request body in MB (1,048,576 bytes); a larger one is answered 413."
+    )
+    drain_timeout_s: t.DurationOrNone = Field(
+        default=30, description="How long a stop waits for running streams, in seconds. 0: not at all."
+    )
+
+
+class Launch(t.Section):
+    """A process the launcher starts for a backend, watches and stops."""
+
+    engine: Literal["vllm", "sim"] = Field(
+        default="vllm", description="What to start: vLLM, or the simulated engine that needs no GPU."
+    )
+    model: t.Text = Field(description="Model to serve: a Hugging Face name or a folder; for sim the name it answers to.")
+    args: dict[t.Flag, t.FlagValue] = Field(
+        default={},
+        description="Flags of `vllm serve` (or `llmtap sim`) without their dashes. true: the bare flag; false, null: left out.",
+    )
+    env: dict[t.Variable, t.VariableValue] = Field(default={}, repr=False, description="Environment variables for the process.")
+    command: t.Command | None = Field(default=None, description="Command to run instead of `vllm` of `venv`, else of PATH.")
+    venv: t.FilePath | None = Field(
+        default=None, description="Virtual environment that has vLLM; null: the one `llmtap engine install` made."
+    )
+    startup_timeout_s: t.Duration = Field(
+        default=900, description="Seconds until the model must be loaded and ready; then the start has failed."
+    )
+
+    @property
+    def command_words(self) -> tuple[str, ...] | None:
+        """`command` split as a shell would, or None."""
+        return None if self.command is None else tuple(shlex.split(self.command))
+
+
+class Backend(t.Section):
+    """One inference server behind the gateway."""
+
+    name: t.Name = Field(description="Name in metrics, the x-llmtap-backend header and the database. Unique.")
+    url: t.BackendUrl | None = Field(
+        default=None,
+        description="Base URL, without /v1. May be left out with `launch`: then the launcher takes a free local port.",
+    )
+    kind: Literal["openai", "ollama"] = Field(
+        default="openai", description="API it speaks: openai (vLLM and the like) or ollama."
+    )
+    models: tuple[t.Text, ...] | None = Field(
+        default=None, description="Models it serves; null: asked of /v1/models (or /api/tags) at every health check."
+    )
+    api_key: t.Secret | None = Field(default=None, description="Key put on requests to this backend; clients never see it.")
+    max_concurrency: t.Positive = Field(
+        default=256, description="Requests it gets at the same time; more of them wait in the gateway."
+    )
+    on_client_disconnect: Literal["abort", "drain"] = Field(
+        default="abort", description="When a client goes away: abort the generation, or drain (read to the end and record it)."
+    )
+    launch: Launch | None = Field(default=None, description="Present: the launcher owns the server's process.")
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.url is None and self.launch is None:
+            raise _wrong("has neither url nor launch; give the server's url, like http://127.0.0.1:8081")
+        if self.url is not None and self.launch is not None and not self.url.startswith("http://"):
+            raise _wrong("must be http://HOST:PORT where the launcher starts the server itself", "url")
+        return self
+
+    @classmethod
+    def for_url(cls, url: str) -> Self:
+        """A backend for a URL given on a command line; its name is the URL's host and port. Raises ConfigError."""
+        try:
+            checked = t.check_url(url)
+            name = urlsplit(checked).netloc.replace("[", "").replace("]", "") or "unix"
+            return cls(name=name, url=checked)
+        except ValidationError as error:
+            raise ConfigError(f"backend URL: {error.errors(include_input=False)[0]['msg']}") from None
+        except ValueError as error:
+            raise ConfigError(f"backend URL: {error}") from None
+
+
+class Routing(t.Section):
+    """Which backend a request goes to."""
+
+    policy: Literal["least_connections", "round_robin", "p2c", "prefix_hash"] = Field(
+        default="least_connections", description="How to choose among the backends that serve the model."
+    )
+    aliases: dict[t.Text, t.Text] = Field(
+        default={}, description="Names clients may use for a model: {client name: served name}."
+    )
+    fallbacks: dict[t.Text, tuple[t.Text, ...]] = Field(
+        default={}, description="Models to try when none serves the first: {model: [model, ...]}."
+    )
+    retries: t.Count = Field(
+        default=2, le=10, description="Further backends tried when one fails, before the first byte of the reply only."
+    )
+    direct_ports: tuple[t.OpenPort, ...] = Field(
+        default=(), description="Ports open to /proxy/<port>/...; empty: the backends' own."
+    )
+    allow_paths: tuple[t.Route, ...] = Field(
+        default=(), description="Paths forwarded beyond the built-in list of inference paths."
+    )
+    health_interval_s: t.Duration = Field(default=5, description="Seconds between two health checks of a backend.")
+
+
+class Timeouts(t.Section):
+    """Limits on the way to a backend, in seconds. 0: none."""
+
+    connect_s: t.DurationOrNone = Field(default=5, description="Until the connection stands.")
+    first_byte_s: t.DurationOrNone = Field(default=600, description="From the request to the first byte of the reply.")
+    idle_s: t.DurationOrNone = Field(default=600, description="Between two pieces of the reply.")
+    total_s: t.DurationOrNone = Field(default=3600, description="For the whole exchange.")
+
+
+class Queue(t.Section):
+    """Requests beyond what the backends take at once wait here."""
+
+    max_concurrency: t.Positive | None = Field(
+        default=None, description="Requests in flight over all backends; null: the sum of theirs."
+    )
+    max_waiting: t.Count = Field(default=1000, description="Requests that may wait; the next is answered 429 queue_full.")
+    timeout_s: t.Duration = Field(default=60, description="Seconds a request waits at most; then 503.")
+
+
+class Key(t.Section):
+    """One client key. `llmtap keys new NAME` prints the key once and its line for the configuration."""
+
+    name: t.Name = Field(description="Name in metrics and the database. Unique.")
+    key_sha256: t.Sha256 = Field(repr=False, description="SHA-256 of the key, in hexadecimal; the key itself is stored nowhere.")
+    rate_limit: t.Positive | None = Field(default=None, description="Requests per window; null: rate_limit.default_limit.")
+    tokens_per_minute: t.Positive | None = Field(
+        default=None, description="Prompt and completion tokens a minute; null: no limit."
+    )
+    models: tuple[t.Text, ...] | None = Field(default=None, description="Models it may use; null: all.")
+    budget_usd: Annotated[t.Number, Field(ge=0)] | None = Field(
+        default=None, description="What it may spend in all; null: no limit."
+    )
+    priority: t.Whole = Field(default=0, description="Higher goes first in the queue.")
+
+
+class Auth(t.Section):
+    """Client keys."""
+
+    enabled: bool = Field(default=False, description="Demand a key (Authorization: Bearer, or x-api-key).")
+    keys: tuple[Key, ...] = Field(default=(), description="The keys.")
+    exempt_paths: tuple[t.Route, ...] = Field(default=("/health", "/internal/healthz"), description="Paths that need no key.")
+
+
+class RateLimit(t.Section):
+    """Requests per key and window."""
+
+    enabled: bool = Field(default=False, description="Limit requests.")
+    default_limit: t.Positive = Field(default=60, description="Requests per window for a key (or address) without its own limit.")
+    window_seconds: t.Positive = Field(default=60, description="Length of the sliding window in seconds.")
+    storage: t.StorageUrl = Field(
+        default="memory://", repr=False, description="Where counts live: memory://, or redis://HOST:PORT/DB to share them."
+    )
+
+
+class Cache(t.Section):
+    """Answers of identical, deterministic requests."""
+
+    enabled: bool = Field(default=False, description="Keep and reuse answers.")
+    max_entries: t.Positive = Field(default=1000, description="Answers kept.")
+    max_mb: t.Size = Field(default=256, description="Memory for them in MB.")
+    ttl_s: t.Duration = Field(default=3600, description="Seconds an answer stays good.")
+    scope: Literal["key", "all"] = Field(default="key", description="Who shares answers: the requests of one key, or all.")
+
+
+class SingleFlight(t.Section):
+    """Identical requests at the same time."""
+
+    enabled: bool = Field(default=False, description="Send one of them to the backend and give all its answer.")
+
+
+class Batching(t.Section):
+    """Gathering of small requests."""
+
+    enabled: bool = Field(default=False, description="Gather requests before they are sent.")
+    max_batch_size: t.Positive = Field(default=8, description="Requests of a batch.")
+    max_wait_ms: t.DurationOrNone = Field(default=50, description="Milliseconds the first waits for others.")
+
+
+class Capture(t.Section):
+    """The log of all exchanges (spool), from which the database is filled."""
+
+    enabled: bool = Field(default=True, description="Record requests and replies.")
+    dir: t.FilePath = Field(
+        default=Path("./llmtap-data"), description="Folder of the spool (DIR/spool) and the database (DIR/capture.db)."
+    )
+    segment_mb: t.Size = Field(
+        default=100, description="Size at which a spool file is closed and the next begun, in MB (1,000,000 bytes)."
+    )
+    timings: bool = Field(default=True, description="Record the arrival time of every piece of a streamed reply.")
+    required: bool = Field(
+        default=False, description="true: refuse requests that cannot be recorded. false: serve them and count the loss."
+    )
+    max_spool_gb: t.SizeOrNone = Field(
+        default=10, description="Spool size at which bodies are dropped, in GB (1,000,000,000 bytes). 0: no limit."
+    )
+
+
+class Store(t.Section):
+    """The capture database."""
+
+    path: t.FilePath | None = Field(default=None, description="The SQLite file; null: capture.db in capture.dir.")
+    retain_days: t.Duration = Field(default=30, description="Days an exchange is kept.")
+    retain_bodies_days: t.Duration = Field(default=30, description="Days its texts are kept.")
+    max_gb: t.Size = Field(default=50, description="Size at which the oldest exchanges go, in GB.")
+
+
+class Datasette(t.Section):
+    """The web page over the capture database."""
+
+    enabled: bool = Field(default=True, description="Start Datasette.")
+    host: t.Host = Field(
+        default="127.0.0.1", description="Address to listen on. Whoever reaches it can read every recorded prompt."
+    )
+    port: t.Port = Field(default=8001, description="Port. 0: any free port.")
+
+
+class Metrics(t.Section):
+    """Prometheus metrics at /metrics."""
+
+    enabled: bool = Field(default=True, description="Serve /metrics, /internal/metrics and /stats.")
+    vllm_names: bool = Field(default=False, description="Export them under vLLM's own names too, for backends that export none.")
+    engine_label: t.Name = Field(default="proxy", description="Value of the label `engine` of those.")
+    max_model_len: t.Positive = Field(
+        default=32768, description="Longest context served: the top bucket of the token histograms."
+    )
+
+
+class Logging(t.Section):
+    """The log on standard output."""
+
+    level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], t.Upper] = Field(
+        default="INFO", description="Least severity that is logged."
+    )
+    json_format: bool = Field(
+        default=True, alias="json", description="One JSON object a line; on a terminal the log is readable text anyway."
+    )
+    request_log: bool = Field(default=True, description="A line for every finished request (never its text).")
+
+
+_Usd = Annotated[t.Number, Field(ge=0)]
+
+
+class Price(t.Section):
+    """What tokens of a model cost, in US dollars."""
+
+    model: t.Text = Field(description="Model name, * and ? as wildcards.")
+    provider: t.Text | None = Field(default=None, description="Who charges it; null: yourself.")
+    valid_from: date | None = Field(default=None, description="First day it holds; null: since ever.")
+    input_usd_per_million: _Usd | None = Field(default=None, description="A million prompt tokens.")
+    output_usd_per_million: _Usd | None = Field(default=None, description="A million completion tokens.")
+    cached_usd_per_million: _Usd | None = Field(
+        default=None, description="A million prompt tokens found in the prefix cache; null: as input."
+    )
+    gpu_hour_usd: _Usd | None = Field(default=None, description="An hour of the machine, instead of a price per token.")
+
+    @model_validator(mode="after")
+    def _priced(self) -> Self:
+        if self.gpu_hour_usd is None and (self.input_usd_per_million is None or self.output_usd_per_million is None):
+            raise _wrong("has no price; give input_usd_per_million and output_usd_per_million, or gpu_hour_usd")
+        return self
+
+
+class Config(t.Section):
+    """The whole configuration. Immutable; `Config()` is the built-in defaults."""
+
+    server: Server = Field(default=Server(), description="The gateway's listener.")
+    backends: tuple[Backend, ...] = Field(default=(), description="The inference servers, in order of preference.")
+    routing: Routing = Field(default=Routing(), description="Which backend a request goes to.")
+    timeouts: Timeouts = Field(default=Timeouts(), description="Limits on the way to a backend.")
+    queue: Queue = Field(default=Queue(), description="Where requests wait for a free backend.")
+    auth: Auth = Field(default=Auth(), description="Client keys.")
+    rate_limit: RateLimit = Field(default=RateLimit(), description="Requests per key and window.")
+    cache: Cache = Field(default=Cache(), description="Reuse of answers.")
+    single_flight: SingleFlight = Field(default=SingleFlight(), description="One answer for identical requests at the same time.")
+    batching: Batching = Field(default=Batching(), description="Gathering of small requests.")
+    capture: Capture = Field(default=Capture(), description="The log of all exchanges.")
+    store: Store = Field(default=Store(), description="The capture database.")
+    datasette: Datasette = Field(default=Datasette(), description="The web page over the database.")
+    metrics: Metrics = Field(default=Metrics(), description="Prometheus metrics.")
+    logging: Logging = Field(default=Logging(), description="The log on standard output.")
+    prices: tuple[Price, ...] = Field(default=(), description="Your own rates; those of public models are known.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        _unique([b.name for b in self.backends], "backends")
+        _unique([k.name for k in self.auth.keys], "auth", "keys")
+        server, page = self.server, self.datasette
+        if page.enabled and page.port and page.port in (server.port, server.compat_port) and page.host == server.host:
+            raise _wrong("is the gateway's own port; choose another", "datasette", "port")
+        if server.compat_port is not None and server.compat_port == server.port:
+            raise _wrong("is server.port already; choose another or remove it", "server", "compat_port")
+        return self
+
+    @property
+    def spool_dir(self) -> Path:
+        """Folder of the spool segments."""
+        return self.capture.dir / "spool"
+
+    @property
+    def db_path(self) -> Path:
+        """The capture database: `store.path`, else `capture.db` in `capture.dir`."""
+        return self.store.path if self.store.path is not None else self.capture.dir / "capture.db"
+
+    def with_urls(self, urls: Iterable[str]) -> Self:
+        """This configuration with the servers at `urls` as its only backends, named host:port. Raises ConfigError."""
+        backends = tuple(Backend.for_url(url) for url in urls)
+        for name, n in Counter(b.name for b in backends).items():
+            if n > 1:
+                raise ConfigError(f"backend URL: {name} is given twice")
+        return self.model_copy(update={"backends": backends})
+
+    def with_sims(self, model: str = "sim-small") -> Self:
+        """This configuration with two simulated engines, `a` and `b`, as its only backends (`llmtap up --dry-run`)."""
+        launch = Launch(engine="sim", model=model)
+        return self.model_copy(update={"backends": tuple(Backend(name=name, launch=launch) for name in ("a", "b"))})
+
+    @classmethod
+    def for_reverse_target(cls, url: str) -> Self:
+        """Defaults with the server at `url` as the one backend (`mitmdump --mode reverse:URL`). Raises ConfigError."""
+        return cls().with_urls([url])
+
+    @classmethod
+    def dry_run(cls, model: str = "sim-small") -> Self:
+        """Defaults with two simulated engines, `a` and `b`."""
+        return cls().with_sims(model)
+
+
+def _unique(names: list[str], *at: Any) -> None:
+    seen: set[str] = set()
+    for index, name in enumerate(names):
+        if name in seen:
+            raise _wrong("is the name of another one already; choose a unique name", *at, index, "name")
+        seen.add(name)

@@ -1,0 +1,103 @@
+"""Which keys of the configuration wait for their feature, in one table.
+
+A key in `NOT_YET` may be given its default, or one of the values that already work, and nothing else: what is not built
+is refused, never silently ignored. To make a feature available remove its entry; the loader, the reference page and the
+example follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from llmtap import __version__
+from llmtap.core.config_problems import Path
+from llmtap.core.config_types import Section
+
+#: values that work beyond the default, or a test of a value; () means that only the default does
+Works = tuple[object, ...] | Callable[[Any], bool]
+
+ONLY_THE_DEFAULT: Works = ()
+
+#: dotted key (or whole section; `*` is any item of a list) -> what of it already works
+NOT_YET: dict[str, Works] = {
+    "server.compat_port": ONLY_THE_DEFAULT,
+    "server.workers": ONLY_THE_DEFAULT,
+    "backends.*.url": lambda url: not str(url).startswith("unix:"),
+    "backends.*.kind": ONLY_THE_DEFAULT,
+    "backends.*.max_concurrency": ONLY_THE_DEFAULT,
+    "backends.*.on_client_disconnect": ONLY_THE_DEFAULT,
+    "routing.policy": ("round_robin",),
+    "routing.aliases": ONLY_THE_DEFAULT,
+    "routing.fallbacks": ONLY_THE_DEFAULT,
+    "routing.retries": ONLY_THE_DEFAULT,
+    "routing.direct_ports": ONLY_THE_DEFAULT,
+    "timeouts": ONLY_THE_DEFAULT,
+    "queue": ONLY_THE_DEFAULT,
+    "auth": ONLY_THE_DEFAULT,
+    "rate_limit": ONLY_THE_DEFAULT,
+    "cache": ONLY_THE_DEFAULT,
+    "single_flight": ONLY_THE_DEFAULT,
+    "batching": ONLY_THE_DEFAULT,
+    "store.retain_days": ONLY_THE_DEFAULT,
+    "store.retain_bodies_days": ONLY_THE_DEFAULT,
+    "store.max_gb": ONLY_THE_DEFAULT,
+    "metrics.vllm_names": ONLY_THE_DEFAULT,
+    "metrics.engine_label": ONLY_THE_DEFAULT,
+    "metrics.max_model_len": ONLY_THE_DEFAULT,
+    "prices": ONLY_THE_DEFAULT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A key set to something that is not available yet."""
+
+    path: Path
+    message: str
+
+
+def entry_for(key: str, table: dict[str, Works] | None = None) -> Works | None:
+    """The table's entry for a dotted key (`backends.*.kind`) or for a section above it; None: fully available."""
+    table = NOT_YET if table is None else table
+    parts = key.split(".")
+    for n in range(len(parts), 0, -1):
+        found = table.get(".".join(parts[:n]))
+        if found is not None:
+            return found
+    return None
+
+
+def not_yet(config: Section, table: dict[str, Works] | None = None) -> Iterator[Refused]:
+    """What `config` asks for that is not available yet."""
+    yield from _refused(config, (), "", NOT_YET if table is None else table)
+
+
+def _refused(section: Section, path: Path, pattern: str, table: dict[str, Works]) -> Iterator[Refused]:
+    for name, field in type(section).model_fields.items():
+        key = field.alias or name
+        here, dotted, value = (*path, key), f"{pattern}{key}", getattr(section, name)
+        works = entry_for(dotted, table)
+        if works is not None and not isinstance(value, Section):
+            default = field.get_default(call_default_factory=True)
+            if value != default and not (works(value) if callable(works) else value in works):
+                yield Refused(here, _message(default, works))
+                continue
+        if isinstance(value, Section):
+            yield from _refused(value, here, f"{dotted}.", table)
+        elif isinstance(value, tuple):
+            for index, item in enumerate(value):
+                if isinstance(item, Section):
+                    yield from _refused(item, (*here, index), f"{dotted}.*.", table)
+
+
+def _message(default: Any, works: Works) -> str:
+    known = "" if callable(works) else "".join(f" or {w}" for w in works)
+    if default is None or callable(works):
+        mend = "remove it"
+    elif default == () or default == {}:
+        mend = "remove it or leave it empty"
+    else:
+        mend = f"remove it or leave the default {str(default).lower() if isinstance(default, bool) else default}{known}"
+    return f"not available yet (llmtap {__version__}); {mend}"
