@@ -1,9 +1,9 @@
 """A simulated engine as a process of its own, for tests: on a free port, ready when entered, gone when left.
 
-    with running_sim(model="a", ttft_ms=0) as sim:
-        httpx.get(sim.url + "/v1/models")
-        sim.fail("http_503", times=1)
-        assert sim.requests("/v1/chat/completions")[-1]["aborted"]
+with running_sim(model="a", ttft_ms=0) as sim:
+    httpx.get(sim.url + "/v1/models")
+    sim.fail("http_503", times=1)
+    assert sim.requests("/v1/chat/completions")[-1]["aborted"]
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class SimHandle:
         return self.process.pid
 
     def requests(self, path: str | None = None) -> list[dict[str, Any]]:
-        """The last requests that reached it, oldest first: method, path, query, headers, body, status, tokens, finished, aborted."""
+        """The last requests that reached it, oldest first: method, path, headers, body, status, tokens, finished, aborted."""
         return list(httpx.get(f"{self.url}/sim/requests", params={"path": path} if path else None).raise_for_status().json())
 
     def state(self) -> dict[str, Any]:

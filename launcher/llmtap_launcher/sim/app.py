@@ -21,6 +21,7 @@ from .bodies import VERSION
 from .errors import VllmError, prompt_too_long
 from .faults import FaultError, Rule, parse_fault
 from .front import Front, error_response, received
+from .metrics import CONTENT_TYPE
 from .requests import DetokenizeRequest, TokenizeRequest, parse
 from .simulation import Simulation
 
@@ -117,8 +118,7 @@ async def _version(sim: Simulation, request: Request) -> Response:
 
 
 async def _metrics(sim: Simulation, request: Request) -> Response:
-    body, content_type = sim.metrics.scrape(request.headers.get("accept", ""))
-    return Response(body, headers={"content-type": content_type})
+    return Response(sim.metrics.scrape(), media_type=CONTENT_TYPE)
 
 
 async def _tokenize(sim: Simulation, request: Request) -> Response:

@@ -29,6 +29,14 @@ class VllmError(Exception):
         return orjson.dumps(self.object())
 
 
+class PlainError(VllmError):
+    """A refusal in the shape of FastAPI rather than of vLLM."""
+
+    def object(self) -> dict[str, Any]:
+        """`{"detail": text}`."""
+        return {"detail": self.message}
+
+
 def bad_parameter(message: str, param: str, value: object = None) -> VllmError:
     """400 for one parameter; vLLM appends its name, and its value where there is one, to the message."""
     suffix = f"parameter={param}" if value is None else f"parameter={param}, value={value}"
@@ -88,6 +96,11 @@ def unsupported_media_type() -> VllmError:
     """400 (not 415) for a body that is not application/json."""
     message = "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed"
     return VllmError(message, type="Bad Request")
+
+
+def unparsable_body() -> VllmError:
+    """400 for a body that is not even text; FastAPI's own answer, which vLLM leaves as it is."""
+    return PlainError("There was an error parsing the body")
 
 
 def _shown_input(value: object) -> str:

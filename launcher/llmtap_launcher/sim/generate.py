@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from . import template, tools
 from .bodies import ChatWriter, CompletionWriter, Envelope, Writer
-from .errors import VllmError, prompt_too_long, unknown_model
+from .errors import VllmError, internal_error, prompt_too_long, unknown_model
 from .faults import Directives, strip_directives
 from .front import Received, received
 from .requests import ChatRequest, CompletionRequest, Generate, check_sampling, parse
@@ -41,15 +41,16 @@ async def chat(sim: Simulation, request: Request) -> Response:
     check_sampling(body, sim.settings.max_model_len, body.top_logprobs)
     max_tokens = min(body.max_completion_tokens or body.max_tokens or room, room)
     asked = (body.chat_template_kwargs or {}).get("enable_thinking")
-    calls = tools.choose_calls(body.tools, body.tool_choice, body.messages)
+    choice = body.tool_choice if isinstance(body.tool_choice, str) else None
+    calls = tools.choose_calls(body.tools, choice, body.forced_name, body.messages)
     plan = _plan(
         body,
         got.directives,
         max_tokens,
         thinking=sim.settings.reasoning if asked is None else bool(asked),
         calls=calls,
-        forced_call=body.tool_choice not in (None, "auto", "none"),
-        fixed_text=_structured(body, prompt_text),
+        forced_call=choice == "required" or body.forced_name is not None,
+        fixed_text=_structured(body, tools.message_text(body.messages[-1])),
     )
     scripts = _scripts(sim, prompt_text, plan, body.choices)
     writer = ChatWriter(
@@ -58,7 +59,7 @@ async def chat(sim: Simulation, request: Request) -> Response:
         sim.tokenizer,
         prompt,
         reasoning=sim.settings.reasoning or asked is not None,
-        forced_name=isinstance(body.tool_choice, dict),
+        forced_name=body.forced_name is not None,
     )
     if body.tools and body.tool_choice != "none":
         _count_parsing(sim, scripts, bool(body.stream))
@@ -74,7 +75,7 @@ async def completions(sim: Simulation, request: Request) -> Response:
     prompts = [_prompt(sim, p) for p in _split_prompts(body.prompt)]
     room = min(_room(sim, tokens) for _, tokens in prompts)
     max_tokens = min(body.max_tokens or room, room)
-    plan = _plan(body, got.directives, max_tokens)
+    plan = _plan(body, got.directives, max_tokens, lead=" ")
     scripts = [s for text, _ in prompts for s in _scripts(sim, text, plan, body.choices)]
     writer = CompletionWriter(body, _envelope(request, "cmpl", model), sim.tokenizer, prompts)
     lengths = [len(tokens) for _, tokens in prompts for _ in range(body.choices)]
@@ -117,11 +118,12 @@ def _plan(body: Generate, directives: Directives, max_tokens: int, **more: objec
 
 def _structured(body: ChatRequest, prompt: str) -> str | None:
     """The JSON text that a `response_format` asks for."""
-    wanted = body.response_format or {}
-    if wanted.get("type") == "json_object":
-        return json.dumps({"answer": "yes"})
-    schema = (wanted.get("json_schema") or {}).get("schema") if wanted.get("type") == "json_schema" else None
-    return json.dumps(tools.generate(schema, prompt)) if isinstance(schema, dict) else None
+    wanted = body.response_format
+    if wanted is None or wanted.type not in ("json_object", "json_schema"):
+        return None
+    schema = wanted.json_schema.json_schema if wanted.json_schema else None
+    value = {"answer": "yes"} if schema is None else tools.generate(schema, prompt)
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _scripts(sim: Simulation, prompt: str, plan: Plan, n: int) -> list[list[Step]]:
@@ -153,6 +155,8 @@ def _respond(
     prompt_tokens: Sequence[int],
     max_tokens: int,
 ) -> Response:
+    if sim.engine.dead:
+        raise internal_error()
     asked, settings = got.directives, sim.settings
     rate = settings.tokens_per_second if asked.tokens_per_second is None else asked.tokens_per_second
     ttft_ms = settings.ttft_ms if asked.ttft_ms is None else asked.ttft_ms

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.exposition import choose_encoder
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from . import families as f
 
+#: what vLLM 0.33 says it is
+CONTENT_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 _LABELS = ("model_name", "engine")
 
 
@@ -205,7 +206,6 @@ class Metrics:
         """
         self._parser[mode, outcome, "chat_completions"].inc(times)
 
-    def scrape(self, accept: str) -> tuple[bytes, str]:
-        """Body and content type of `/metrics` for a client that sent this Accept header."""
-        encoder, content_type = choose_encoder(accept)
-        return encoder(self.registry), content_type
+    def scrape(self) -> bytes:
+        """The body of `/metrics`, in the text format whatever the client accepts, as vLLM's."""
+        return generate_latest(self.registry)

@@ -10,9 +10,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .errors import VllmError, bad_parameter, unsupported_media_type, validation_error
+from .errors import VllmError, bad_parameter, unparsable_body, unsupported_media_type, validation_error
 
 Json = dict[str, Any]
 #: errors come in the order of vLLM's fields; what is not named here keeps its place after them
@@ -67,17 +67,64 @@ class Generate(BaseModel):
         return self.include_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
 
 
+class Message(BaseModel):
+    """One turn. vLLM tells the roles apart by a union of models; here one model stands for all."""
+
+    model_config = ConfigDict(extra="allow")
+
+    role: str
+    content: str | list[Json] | None = None
+    tool_calls: list[Json] | None = None
+
+
+class Function(BaseModel):
+    """A tool's function: its name and the JSON schema of its parameters."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    description: str | None = None
+    parameters: Json | None = None
+
+
+class Tool(BaseModel):
+    """One element of `tools`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = "function"
+    function: Function
+
+
+class JsonSchema(BaseModel):
+    """`response_format.json_schema`; the schema goes by `schema` on the wire."""
+
+    json_schema: Json | None = Field(default=None, alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    """`response_format`: text, json_object or json_schema."""
+
+    type: str
+    json_schema: JsonSchema | None = None
+
+
 class ChatRequest(Generate):
     """Body of `POST /v1/chat/completions`."""
 
-    messages: list[Json]
+    messages: list[Message]
     logprobs: bool | None = False
     top_logprobs: int | None = 0
     max_completion_tokens: int | None = None
-    response_format: Json | None = None
-    tools: list[Json] | None = None
+    response_format: ResponseFormat | None = None
+    tools: list[Tool] | None = None
     tool_choice: str | Json | None = None
     chat_template_kwargs: Json | None = None
+
+    @property
+    def forced_name(self) -> str | None:
+        """The tool that must be called, if one is named."""
+        return str(self.tool_choice["function"]["name"]) if isinstance(self.tool_choice, dict) else None
 
 
 class CompletionRequest(Generate):
@@ -94,8 +141,8 @@ class TokenizeRequest(BaseModel):
 
     model: str | None = None
     prompt: str | None = None
-    messages: list[Json] | None = None
-    tools: list[Json] | None = None
+    messages: list[Message] | None = None
+    tools: list[Tool] | None = None
     return_token_strs: bool | None = False
     add_generation_prompt: bool = True
 
@@ -128,7 +175,10 @@ def parse[T: BaseModel](model: type[T], content_type: str, body: bytes) -> T:
             ]
         ) from None
     except (UnicodeDecodeError, RecursionError):
-        raise VllmError("There was an error parsing the body", type="Bad Request") from None
+        raise unparsable_body() from None
+    if b"\\ud" in body.lower():
+        # half of a surrogate pair cannot be sent back as UTF-8: make a question mark of it
+        data = json.loads(json.dumps(data, ensure_ascii=False).encode("utf-8", "replace"))
     if isinstance(data, Mapping):
         _check_before(model, data)
     try:
@@ -179,16 +229,20 @@ def _check_tool_choice(data: Mapping[str, Any]) -> None:
         return
     if not tools:
         raise bad_parameter("When using `tool_choice`, `tools` must be set.", "tool_choice")
-    if isinstance(choice, str):
+    if not isinstance(choice, dict):
         if choice not in ("auto", "required"):
-            raise bad_parameter(
-                f'Invalid value for `tool_choice`: {choice}! Only named tools, "none", "auto" or "required" are supported.',
-                "tool_choice",
-            )
-    elif isinstance(choice, dict) and isinstance(tools, list):
-        name = (choice.get("function") or {}).get("name")
-        if not any((tool.get("function") or {}).get("name") == name for tool in tools if isinstance(tool, dict)):
-            raise bad_parameter("The tool specified in `tool_choice` does not match any of the specified `tools`", "tool_choice")
+            only = 'Only named tools, "none", "auto" or "required" are supported.'
+            raise bad_parameter(f"Invalid value for `tool_choice`: {choice}! {only}", "tool_choice")
+        return
+    function = choice.get("function")
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str):
+        usage = '`{"type": "function", "function": {"name": "my_function"}}`'
+        message = f"Invalid value for `function`: `{function}` in `tool_choice`! Correct usage: {usage}"
+        raise bad_parameter(message, "tool_choice.function")
+    functions = [tool.get("function") for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
+    if not any(isinstance(f, dict) and f.get("name") == name for f in functions):
+        raise bad_parameter("The tool specified in `tool_choice` does not match any of the specified `tools`", "tool_choice")
 
 
 def check_sampling(request: Generate, max_model_len: int, logprobs: int | None) -> None:

@@ -53,6 +53,7 @@ class Plan:
     calls: tuple[Call, ...] = ()
     forced_call: bool = False
     fixed_text: str | None = None
+    lead: str = ""  # a text completion goes on after a space, a chat message begins without
 
 
 def write(tokenizer: Tokenizer, random: Random, plan: Plan) -> list[Step]:
@@ -83,11 +84,11 @@ def _answer(tokenizer: Tokenizer, random: Random, plan: Plan, before: int) -> li
     if plan.fixed_text is not None:
         return tokenizer.encode(plan.fixed_text)
     if plan.ignore_eos:
-        return text.compose(tokenizer, random, max(1, plan.max_tokens - before))
+        return text.compose(tokenizer, random, max(1, plan.max_tokens - before), plan.lead)
     if plan.length is not None:
-        return text.compose(tokenizer, random, max(1, plan.length - before - 1))
+        return text.compose(tokenizer, random, max(1, plan.length - before - 1), plan.lead)
     shortest = max(_SHORTEST, plan.min_tokens)
-    return text.compose_whole(tokenizer, random, shortest, max(_LONGEST, shortest + 20))
+    return text.compose_whole(tokenizer, random, shortest, max(_LONGEST, shortest + 20), plan.lead)
 
 
 def _control(tokenizer: Tokenizer, markup: str) -> list[Step]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .errors import VllmError
+from .requests import Message, Tool
 from .tools import message_text
 
 _TOOLS_INTRO = """# Tools
@@ -22,28 +23,23 @@ For each function call, return a json object with function name and arguments wi
 {{"name": <function-name>, "arguments": <args-json-object>}}"""
 
 
-def render(
-    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None, *, generation_prompt: bool = True
-) -> str:
+def render(messages: Sequence[Message], tools: Sequence[Tool] | None = None, *, generation_prompt: bool = True) -> str:
     """The prompt. Raises VllmError for a conversation without messages."""
     if not messages:
         raise VllmError("Cannot apply chat template to an empty conversation. Provide at least one message.")
     turns = list(messages)
     parts: list[str] = []
     if tools:
-        system = ""
-        if turns[0].get("role") == "system":
-            system = message_text(turns.pop(0)) + "\n\n"
-        intro = _TOOLS_INTRO.format("\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools))
-        parts.append(f"<|im_start|>system\n{system}{intro}<|im_end|>\n")
+        system = message_text(turns.pop(0)) + "\n\n" if turns[0].role == "system" else ""
+        signatures = (json.dumps(tool.model_dump(exclude_unset=True), ensure_ascii=False) for tool in tools)
+        parts.append(f"<|im_start|>system\n{system}{_TOOLS_INTRO.format(chr(10).join(signatures))}<|im_end|>\n")
     for turn in turns:
-        calls = "".join(_call(call) for call in turn.get("tool_calls") or () if isinstance(call, Mapping))
-        parts.append(f"<|im_start|>{turn.get('role', 'user')}\n{message_text(turn)}{calls}<|im_end|>\n")
+        calls = "".join(_call(call) for call in turn.tool_calls or ())
+        parts.append(f"<|im_start|>{turn.role}\n{message_text(turn)}{calls}<|im_end|>\n")
     if generation_prompt:
         parts.append("<|im_start|>assistant\n")
     return "".join(parts)
 
 
 def _call(call: Mapping[str, Any]) -> str:
-    function = call.get("function") or {}
-    return f'\n<tool_call>\n{{"name": "{function.get("name")}", "arguments": {function.get("arguments")}}}\n</tool_call>'
+    return f"\n<tool_call>\n{json.dumps(call.get('function'), ensure_ascii=False)}\n</tool_call>"

@@ -105,26 +105,27 @@ def sentence(random: Random) -> str:
         f"{random.choice(words.ADVERBS)}, the {noun} {verb} a {adjective} {other} {place} the {random.choice(words.NOUNS)}.",
         f"A {noun} {place} the {other} is {adjective} and {random.choice(words.ADJECTIVES)}.",
         f"Who {verb} the {other}? The {adjective} {noun} does!",
-        f"There are {random.randint(2, 99)} {adjective} {noun}s {place} the {other}.",
+        f"There are {random.randint(2, 99)} {adjective} {_plural(noun)} {place} the {other}.",
     )
     return random.choice(shapes)
 
 
-def compose(tokenizer: Tokenizer, random: Random, length: int) -> list[int]:
-    """`length` tokens of sentences. The last sentence is cut only where `length` says so."""
+def _plural(noun: str) -> str:
+    return noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+
+
+def compose(tokenizer: Tokenizer, random: Random, length: int, lead: str = "") -> list[int]:
+    """`length` tokens of sentences, after `lead`; the last sentence is cut where it must be."""
     ids: list[int] = []
     while len(ids) < length:
-        ids += tokenizer.encode((" " if ids else "") + sentence(random))
+        ids += tokenizer.encode((" " if ids else lead) + sentence(random))
     return ids[:length]
 
 
-def compose_whole(tokenizer: Tokenizer, random: Random, shortest: int, longest: int) -> list[int]:
-    """Whole sentences, at least `shortest` and at most `longest` tokens together."""
-    target = random.randint(shortest, max(shortest, longest - 20))
+def compose_whole(tokenizer: Tokenizer, random: Random, shortest: int, longest: int, lead: str = "") -> list[int]:
+    """Whole sentences after `lead`, between `shortest` and `longest` tokens together (`longest` at least `shortest` + 20)."""
+    target = random.randint(shortest, longest - 20)
     ids: list[int] = []
     while len(ids) < target:
-        more = tokenizer.encode((" " if ids else "") + sentence(random))
-        if ids and len(ids) + len(more) > longest:
-            break
-        ids += more
+        ids += tokenizer.encode((" " if ids else lead) + sentence(random))
     return ids

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .requests import Function, Message, Tool
 from .script import Call
 
 _WEATHER = re.compile(r"\bweather\s+(?:in|at|for)\s+([^?.!\n]+)", re.IGNORECASE)
@@ -18,27 +19,28 @@ _PLACE_NAMES = ("city", "location", "place", "town", "address")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _QUOTED = re.compile(r"[\"“']([^\"”']+)[\"”']")
 _MAX_DEPTH = 8
+_MAX_ITEMS = 100
 
 Schema = Mapping[str, Any]
 
 
-def choose_calls(tools: Sequence[Schema] | None, choice: str | Schema | None, messages: Sequence[Schema]) -> tuple[Call, ...]:
-    """The calls to make for `messages`; none when the model should answer in words."""
-    functions = [tool["function"] for tool in tools or () if isinstance(tool.get("function"), Mapping)]
+def choose_calls(
+    tools: Sequence[Tool] | None, choice: str | None, forced_name: str | None, messages: Sequence[Message]
+) -> tuple[Call, ...]:
+    """The calls to make for `messages`; none when the model should answer in words. `choice`: none, auto, required."""
+    functions = [tool.function for tool in tools or ()]
     if not functions or choice == "none":
         return ()
-    prompt = message_text(next((m for m in reversed(messages) if m.get("role") == "user"), {}))
-    if isinstance(choice, Mapping):
-        wanted = (choice.get("function") or {}).get("name")
-        functions = [f for f in functions if f.get("name") == wanted] or functions
-        return (_call(functions[0], prompt, _subjects(prompt)[:1]),)
-    # after a tool's result comes the answer, or an agent would never end
-    if choice != "required" and messages and messages[-1].get("role") != "user":
-        return ()
-    named = [f for f in functions if _mentions(prompt, str(f.get("name", "")))]
+    prompt = message_text(next((m for m in reversed(messages) if m.role == "user"), Message(role="user")))
     subjects = _subjects(prompt)
+    if forced_name is not None:
+        return tuple(_call(f, prompt, subjects[:1]) for f in functions if f.name == forced_name)[:1]
+    # after a tool's result comes the answer, or an agent would never end
+    if choice != "required" and messages and messages[-1].role != "user":
+        return ()
+    named = [f for f in functions if _mentions(prompt, f.name)]
     if subjects and not named:
-        named = [next((f for f in functions if "weather" in json.dumps(f).lower()), functions[0])]
+        named = [next((f for f in functions if "weather" in f"{f.name} {f.description}".lower()), functions[0])]
     if len(named) == 1:
         return tuple(_call(named[0], prompt, [subject]) for subject in subjects) or (_call(named[0], prompt, []),)
     if named:
@@ -46,12 +48,12 @@ def choose_calls(tools: Sequence[Schema] | None, choice: str | Schema | None, me
     return (_call(functions[0], prompt, []),) if choice == "required" else ()
 
 
-def message_text(message: Schema) -> str:
+def message_text(message: Message) -> str:
     """The text of a message, its parts joined; what is not text (images, audio) is left out."""
-    content = message.get("content")
+    content = message.content
     if isinstance(content, list):
-        return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping) and "text" in part)
-    return content if isinstance(content, str) else ""
+        return "\n".join(str(part["text"]) for part in content if "text" in part)
+    return content or ""
 
 
 def _mentions(prompt: str, name: str) -> bool:
@@ -68,16 +70,20 @@ def _subjects(prompt: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()][:8]
 
 
-def _call(function: Schema, prompt: str, subject: Sequence[str]) -> Call:
-    schema = function.get("parameters")
-    schema = schema if isinstance(schema, Mapping) else {}
-    arguments = generate(schema, prompt, subject[0] if subject else None)
-    return Call(str(function.get("name", "")), json.dumps(arguments if isinstance(arguments, dict) else {}))
+def _call(function: Function, prompt: str, subject: Sequence[str]) -> Call:
+    arguments = generate(function.parameters or {}, prompt, subject[0] if subject else None)
+    return Call(function.name, json.dumps(arguments if isinstance(arguments, dict) else {}, ensure_ascii=False))
 
 
 def generate(schema: Schema, prompt: str, subject: str | None = None) -> Any:
-    """A value that fits `schema`, made of the prompt's words; `subject` is what a property named like a place gets."""
-    return _value(schema, "", prompt, subject, schema, 0)
+    """A value that fits `schema`, made of the prompt's words; `subject` is what a property named like a place gets.
+
+    A schema that is none gets an empty object.
+    """
+    try:
+        return _value(schema, "", prompt, subject, schema, 0)
+    except (TypeError, ValueError, AttributeError, OverflowError):
+        return {}
 
 
 def _value(schema: Schema, name: str, prompt: str, subject: str | None, root: Schema, depth: int) -> Any:
@@ -109,7 +115,7 @@ def _value(schema: Schema, name: str, prompt: str, subject: str | None, root: Sc
         return None
     if kind == "array":
         items = schema.get("items")
-        count = max(1, int(schema.get("minItems", 1)))
+        count = min(max(1, int(schema.get("minItems", 1))), _MAX_ITEMS)
         item = (
             _value(items, name, prompt, subject, root, depth + 1) if isinstance(items, Mapping) and depth < _MAX_DEPTH else "item"
         )
