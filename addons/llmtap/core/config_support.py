@@ -15,8 +15,17 @@ from llmtap import __version__
 from llmtap.core.config_problems import Path
 from llmtap.core.config_types import Section
 
-#: values that work beyond the default, or a test of a value; () means that only the default does
-Works = tuple[object, ...] | Callable[[Any], bool]
+
+@dataclass(frozen=True, slots=True)
+class Except:
+    """All values work but some: `what` they are (a noun in the plural), `refuses` knows them."""
+
+    what: str
+    refuses: Callable[[Any], bool]
+
+
+#: values that work beyond the default (none: only the default does), or an `Except`
+Works = tuple[object, ...] | Except
 
 ONLY_THE_DEFAULT: Works = ()
 
@@ -24,7 +33,7 @@ ONLY_THE_DEFAULT: Works = ()
 NOT_YET: dict[str, Works] = {
     "server.compat_port": ONLY_THE_DEFAULT,
     "server.workers": ONLY_THE_DEFAULT,
-    "backends.*.url": lambda url: not str(url).startswith("unix:"),
+    "backends.*.url": Except("UNIX sockets", lambda url: str(url).startswith("unix:")),
     "backends.*.kind": ONLY_THE_DEFAULT,
     "backends.*.max_concurrency": ONLY_THE_DEFAULT,
     "backends.*.on_client_disconnect": ONLY_THE_DEFAULT,
@@ -81,7 +90,7 @@ def _refused(section: Section, path: Path, pattern: str, table: dict[str, Works]
         works = entry_for(dotted, table)
         if works is not None and not isinstance(value, Section):
             default = field.get_default(call_default_factory=True)
-            if value != default and not (works(value) if callable(works) else value in works):
+            if value != default and (works.refuses(value) if isinstance(works, Except) else value not in works):
                 yield Refused(here, _message(default, works))
                 continue
         if isinstance(value, Section):
@@ -93,11 +102,14 @@ def _refused(section: Section, path: Path, pattern: str, table: dict[str, Works]
 
 
 def _message(default: Any, works: Works) -> str:
-    known = "" if callable(works) else "".join(f" or {w}" for w in works)
-    if default is None or callable(works):
+    release = f"not available yet (llmtap {__version__})"
+    if isinstance(works, Except):
+        return f"{works.what} are {release}; use something else"
+    if default is None:
         mend = "remove it"
     elif default == () or default == {}:
         mend = "remove it or leave it empty"
     else:
-        mend = f"remove it or leave the default {str(default).lower() if isinstance(default, bool) else default}{known}"
-    return f"not available yet (llmtap {__version__}); {mend}"
+        shown = str(default).lower() if isinstance(default, bool) else str(default)
+        mend = f"remove it or leave the default {shown}" + "".join(f", or use {value}" for value in works)
+    return f"{release}; {mend}"

@@ -1,0 +1,67 @@
+"""Warnings about a configuration that is valid: what works, but hardly as meant or not as safe as its writer may think."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from llmtap.core.config import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """One warning: the key it is about and what to say."""
+
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.message}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a listener on `host`."""
+    if host.rstrip(".").lower() == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def advice(config: Config) -> Iterator[Advice]:
+    """The warnings for `config`, in the order of its sections."""
+    server = config.server
+    if not is_loopback(server.host) and not config.auth.enabled:
+        yield Advice(
+            "server.host",
+            f"{server.host} is reachable from other machines and auth is off: whoever reaches port {server.port} can use "
+            "the backends; use 127.0.0.1 or put a firewall in front",
+        )
+    if not config.backends:
+        yield Advice("backends", "none: every request will be answered 503; add one, or start with `llmtap up --backend URL`")
+    urls: dict[str, str] = {}
+    for index, backend in enumerate(config.backends):
+        if backend.url is None:
+            continue
+        key = f"backends[{index}].url"
+        if _is_gateway(backend.url, server.port):
+            yield Advice(key, f"is where the gateway itself listens (server.port {server.port}); one of the two must move")
+        elif backend.url in urls:
+            yield Advice(key, f"is the URL of backend {urls[backend.url]} too: one server, counted as two")
+        urls.setdefault(backend.url, backend.name)
+    if config.datasette.enabled and config.capture.enabled and not is_loopback(config.datasette.host):
+        yield Advice(
+            "datasette.host",
+            f"{config.datasette.host} is reachable from other machines: whoever reaches port {config.datasette.port} can read "
+            "every recorded prompt; use 127.0.0.1",
+        )
+    if not config.capture.enabled and config.capture.required:
+        yield Advice("capture.required", "has no effect while capture.enabled is false")
+
+
+def _is_gateway(url: str, port: int) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme in ("http", "https") and parts.port == port and is_loopback(parts.hostname or "")
