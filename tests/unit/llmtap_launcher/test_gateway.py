@@ -25,10 +25,10 @@ def test_own_processes_find_the_packages_and_read_one_configuration() -> None:
     assert roots == [str(ROOT / "addons"), str(ROOT / "launcher")]
     env = child_env(
         "r1",
-        {"LLMTAP_SERVER__PORT": "1", "LLMTAP_CONFIG": "x", "LLMTAP_OTHER": "kept", "PYTHONPATH": f"/mine{os.pathsep}{roots[0]}"},
+        {"LLMTAP_SERVER__PORT": "1", "LLMTAP_BACKENDS": "[]", "A": "1", "PYTHONPATH": f"/mine{os.pathsep}{roots[0]}"},
     )
     assert env == {
-        "LLMTAP_OTHER": "kept",
+        "A": "1",
         "LLMTAP_RUN": "r1",
         "PYTHONPATH": os.pathsep.join([*roots, "/mine"]),
         "PYTHONUNBUFFERED": "1",

@@ -1,0 +1,88 @@
+"""`llmtap up`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import click
+
+from llmtap.core import config_load
+from llmtap.core.config import Backend, Config, Launch
+
+NOTHING_TO_SERVE = """nothing to serve; one of:
+  llmtap up --dry-run            two simulated engines, no GPU needed
+  llmtap up --backend URL        in front of a server that runs
+  llmtap up --model MODEL        start vLLM for a model
+or name backends in llmtap.yaml"""
+
+
+@click.command()
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Configuration (default: $LLMTAP_CONFIG, else ./llmtap.yaml).",
+)
+@click.option("--dry-run", is_flag=True, help="Two simulated engines, a and b, serving sim-small.")
+@click.option("--model", metavar="M", help="Start an engine for this model.")
+@click.option("--engine", type=click.Choice(["vllm", "sim"]), default="vllm", show_default=True, help="What --model starts.")
+@click.option("--backend", "urls", multiple=True, metavar="URL", help="A server that runs already; may be repeated.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), metavar="N", help="The gateway's port; 0 takes any free one.  [default: 8000]"
+)
+@click.option("--web", is_flag=True, help="Run mitmweb, for interactive inspection.")
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Gateway processes sharing the port.")
+def up(
+    config_path: Path | None,
+    dry_run: bool,
+    model: str | None,
+    engine: str,
+    urls: tuple[str, ...],
+    port: int | None,
+    web: bool,
+    workers: int | None,
+) -> None:
+    """Start everything: backends it owns, gateway, writer, Datasette.
+
+    Prints a table of URLs when ready. Ctrl-C or SIGTERM stops it all in reverse order, running streams first drained;
+    once more stops at once. --dry-run, --backend and --model take the place of the configuration's backends.
+
+    \b
+    Example:
+      llmtap up --dry-run
+      llmtap up --backend http://127.0.0.1:8081 --port 9000
+      llmtap up --model Qwen/Qwen2.5-1.5B-Instruct
+    """
+    if dry_run and (model or urls):
+        raise click.UsageError("--dry-run brings its own backends; leave out --model and --backend")
+    overrides: dict[str, Any] = {"server.port": port, "server.workers": workers, "server.web": web or None}
+    config = config_load.load(config_load.resolve_path(config_path, os.environ, Path.cwd()), os.environ, overrides)
+    config = with_backends(config, dry_run=dry_run, model=model, engine=engine, urls=urls)
+    if not config.backends:
+        raise click.UsageError(NOTHING_TO_SERVE)
+    # what follows is heavy, and of no use to --help
+    from llmtap_launcher.plan import decide
+    from llmtap_launcher.session import Session
+
+    async def run() -> None:
+        await Session(decide(config), secrets.token_hex(8), say=click.echo).run()
+
+    asyncio.run(run())
+
+
+def with_backends(config: Config, *, dry_run: bool, model: str | None, engine: str, urls: tuple[str, ...]) -> Config:
+    """The configuration with the command line's backends, if it names any. Raises ConfigError."""
+    if dry_run:
+        return config.with_sims()
+    if not model and not urls:
+        return config
+    config = config.with_urls(urls)
+    if model:
+        launch = Launch.model_validate({"engine": engine, "model": model})
+        config = config.model_copy(update={"backends": (*config.backends, Backend(name=engine, launch=launch))})
+    return config
