@@ -154,12 +154,13 @@ class Chain:
         self._exchanges: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
         self._live: dict[Exchange, http.HTTPFlow] = {}
         self._answers: WeakKeyDictionary[http.Request, Exchange] = WeakKeyDictionary()
-        self._running = False
+        self._held = False
 
     # ---- life of the addon
 
     def load(self, loader: Loader) -> None:
         settings.declare(loader)
+        self._held = stock.hold_listeners()
 
     def configure(self, updated: set[str]) -> None:
         if self._gateway is not None or ("llmtap_config" not in updated and "mode" not in updated):
@@ -169,7 +170,6 @@ class Chain:
             self._gateway = Gateway(config, own_writer=ctx.options.llmtap_writer)
         except (ConfigError, SpoolError) as error:
             # no traceback for a user's mistake; an error logged while mitmproxy starts ends it with status 1
-            ctx.options.update(server=False)
             for line in str(error).splitlines():
                 log.error("llmtap: %s", line)
             return
@@ -196,10 +196,11 @@ class Chain:
                 changes["listen_port"] = config.server.port
         opts.update(**changes)
 
-    def running(self) -> None:
-        self._running = True
-        if self._gateway is not None:
-            self._gateway.start()
+    def running(self) -> Awaitable[None] | None:
+        if self._gateway is None:
+            return None  # the configuration was bad: mitmproxy ends because an error was logged
+        self._gateway.start()
+        return stock.open_listeners() if self._held else None
 
     def done(self) -> None:
         """Shutdown: whatever is still open ends here, before mitmproxy's own `error` hooks."""

@@ -30,6 +30,7 @@ class Health:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every check is noise
         self._tasks = [asyncio.create_task(self._watch(b), name=f"llmtap health {b.name}") for b in self._backends]
 
     def stop(self) -> None:

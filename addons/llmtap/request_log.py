@@ -64,7 +64,8 @@ def _human(r: dict[str, object]) -> str:
     times = f"ttft {_dash(r['ttft_ms'])} ms  total {_dash(r['duration_ms'])} ms"
     error = f"  {r['error']}" if r["error"] else ""
     clock = str(r["timestamp"])[11:19]
-    return f"{clock}  {r['status'] or '---'}  {r['outcome']:<14} {_dash(r['model'])}@{_dash(r['backend'])}  {tokens}  {times}{error}\n"
+    who = f"{_dash(r['model'])}@{_dash(r['backend'])}"
+    return f"{clock}  {r['status'] or '---'}  {r['outcome']:<14} {who}  {tokens}  {times}{error}\n"
 
 
 def _dash(value: object) -> str:

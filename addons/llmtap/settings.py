@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 from mitmproxy import options
 from mitmproxy.addonmanager import Loader
@@ -46,12 +44,9 @@ def load_config(opts: options.Options, env: dict[str, str], cwd: Path) -> Config
     """The configuration in force. Raises ConfigError (one line a problem)."""
     explicit = Path(opts.llmtap_config).expanduser() if opts.llmtap_config else None
     path = config_load.resolve_path(explicit, env, cwd)
-    overrides: dict[str, Any] = {}
+    config = config_load.load(path, env, {})
     target = reverse_target(list(opts.mode))
-    if target is not None:
-        name = urlsplit(target).hostname or "upstream"
-        overrides["backends"] = [{"name": name if name else "upstream", "url": target}]
-    return config_load.load(path, env, overrides)
+    return config if target is None else config.with_urls([target])
 
 
 def environment() -> dict[str, str]:

@@ -107,6 +107,7 @@ def running_gateway(
     argv = [*(command or MITMDUMP), "-q", "-s", str(SCRIPT), "--set", f"llmtap_writer={'true' if writer else 'false'}", *options]
     full_env = {k: v for k, v in os.environ.items() if not k.startswith("LLMTAP_")} | {"PYTHONUNBUFFERED": "1"} | (env or {})
     full_env.setdefault("LLMTAP_CAPTURE__DIR", str(data))
+    full_env = {k: v for k, v in full_env.items() if v}
     if mode is not None:
         argv += ["--mode", mode, "--listen-port", str(port)]
     if mode is None or config is not None:
@@ -122,7 +123,10 @@ def running_gateway(
     reader.start()
     try:
         if ready:
-            eventually(lambda: _answers(gateway), "the gateway did not get ready")
+            try:
+                eventually(lambda: _answers(gateway), "the gateway did not get ready")
+            except AssertionError as error:
+                raise AssertionError(f"{error}; it said:\n{''.join(gateway.output)}") from None
         yield gateway
     finally:
         if process.poll() is None:

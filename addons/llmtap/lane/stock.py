@@ -1,20 +1,28 @@
-"""mitmproxy's stock HTTP/1 server with our error answers: JSON in the client's dialect instead of an HTML page.
+"""What has to be bent in mitmproxy's stock modes: who listens, and what an error answer looks like.
 
-In stock modes (`reverse:` ...) mitmproxy answers a failed upstream itself, after the `error` hook and without asking any
-addon; and a stream whose upstream died just stops. Both are replaced here, by wrapping the two functions that write them.
+**Listeners.** mitmproxy loads scripts after it has begun to open its listener, by default an open proxy on all interfaces.
+`hold_listeners` stops that before the socket exists, `open_listeners` opens those of the options as they are then.
+Private API touched: the task named `setup_servers`, `Proxyserver.servers`, `Servers.update`, `Servers._instances`.
+
+**Errors.**
+
+In stock modes (`reverse:` ...) mitmproxy answers a failed upstream itself, in HTML, after the `error` hook and without asking
+any addon; and a stream whose upstream died just stops. Both are replaced, by wrapping the two functions that write them: JSON in
+the client's dialect, and last words for a broken stream.
 Private API touched: `mitmproxy.proxy.layers.http._http1`: `Http1Server.send`, `Http1Server.request/response/conn`,
 `make_error_response` (module global).
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mitmproxy import http
+from mitmproxy import ctx, http
 from mitmproxy.connection import ConnectionState
 from mitmproxy.net.http import http1
-from mitmproxy.proxy import commands
+from mitmproxy.proxy import commands, mode_specs
 from mitmproxy.proxy.layers.http import _http1
 from mitmproxy.proxy.layers.http._events import ResponseProtocolError
 
@@ -25,6 +33,22 @@ LastWords = Callable[[http.Request, str], bytes]
 
 _original_send = _http1.Http1Server.send
 _original_error = _http1.make_error_response
+
+
+def hold_listeners() -> bool:
+    """Keep mitmproxy from opening its listener. True when it was about to; call while the script loads."""
+    proxyserver = ctx.master.addons.get("proxyserver")
+    for task in asyncio.all_tasks():
+        if task.get_name().startswith("setup_servers") and not task.done() and proxyserver is not None:
+            task.cancel()  # it waits for a name lookup: no socket exists yet
+            proxyserver.servers._instances = {}
+            return True
+    return False
+
+
+async def open_listeners() -> None:
+    """Open the listeners of the options as they are now. A failure is logged as an error, which ends a starting mitmproxy."""
+    await ctx.master.addons.get("proxyserver").servers.update([mode_specs.ProxyMode.parse(m) for m in ctx.options.mode])
 
 
 def install(answer: Answer, last_words: LastWords) -> None:
