@@ -52,9 +52,7 @@ def load(name: str) -> Recording:
     else:
         chunks = [rest] if rest else []
         complete = "content-length" not in headers or len(rest) == int(headers["content-length"]) or first.startswith("HEAD")
-    return Recording(
-        name, first, sent, request_body, int(status_line.split(" ")[1]), headers, b"".join(chunks), chunks, complete
-    )
+    return Recording(name, first, sent, request_body, int(status_line.split(" ")[1]), headers, b"".join(chunks), chunks, complete)
 
 
 def _split(raw: bytes) -> tuple[str, dict[str, str], bytes]:

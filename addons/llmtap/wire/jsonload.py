@@ -39,13 +39,20 @@ def _lenient(data: bytes, strict: orjson.JSONDecodeError) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        if error.pos >= len(text) or error.msg.startswith("Unterminated string"):
+        if error.msg.startswith("Unterminated string") or _ends_in(text[error.pos : error.pos + 10]):
             raise CutShort("JSON ends too early") from None
         raise WireError(f"not valid JSON at line {error.lineno}, column {error.colno}") from None
     except RecursionError:
         raise WireError("JSON is nested too deeply") from None
     except ValueError:  # an integer with more digits than Python converts
         raise WireError("JSON contains a number that is too long") from None
+
+
+def _ends_in(tail: str) -> bool:
+    """What is left where reading failed is nothing, or the beginning of a literal or of an escape."""
+    return any(literal.startswith(tail) for literal in ("NaN", "Infinity", "-Infinity", "true", "false", "null")) or (
+        tail.startswith(("u", "\\u")) and len(tail) < 6
+    )
 
 
 def load_object(data: bytes) -> dict[str, Any]:

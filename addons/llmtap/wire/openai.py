@@ -27,7 +27,7 @@ class OpenAIAssembler(Assembler):
         self._parts: dict[int, Parts] = {}
 
     def event(self, name: str, data: bytes) -> bool:
-        if data[:1] == b"[" and data.strip() == b"[DONE]":
+        if data[:1] != b"{" and data.strip() == b"[DONE]":
             self.streamed = True
             self.complete = True
             return False
