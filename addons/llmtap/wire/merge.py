@@ -4,7 +4,7 @@ How servers differ in tool-call fragments, and what is made of each:
 - vLLM, OpenAI: `index` names the call, `id` and `name` come once, then argument fragments follow without them;
 - some send every parallel call with index 0 and only different ids: another id starts another call;
 - some leave out index or id, or repeat id and name on every fragment: they continue the call in hand;
-- Ollama and others send a call whole, arguments as an object.
+- in a whole message, and always with Ollama, every entry is a call of its own, its arguments text or an object.
 """
 
 from __future__ import annotations
@@ -62,12 +62,14 @@ class Calls:
         self._calls: list[Call] = []
         self._by_index: dict[int, Call] = {}
 
-    def add(self, fragment: dict[str, Any]) -> bool:
-        """Takes in one fragment `{index, id, type, function: {name, arguments}}`. True when it says anything."""
+    def add(self, fragment: dict[str, Any], *, whole: bool = False) -> bool:
+        """Takes in one fragment `{index, id, type, function: {name, arguments}}`. True when it says anything.
+
+        `whole`: it is no fragment but a call of its own."""
         function = fragment.get("function") or fragment.get("custom")
         if type(function) is not dict:
             function = {}
-        index = fragment.get("index", function.get("index"))  # Ollama keeps the index inside
+        index = fragment.get("index")
         if type(index) is not int:
             index = None
         id = string(fragment.get("id")) or None
@@ -75,7 +77,7 @@ class Calls:
         arguments = json_text(function.get("arguments", function.get("input")))
 
         call = self._calls[-1] if index is None and self._calls else self._by_index.get(index) if index is not None else None
-        if call is None or self._begins(call, id, name):
+        if call is None or whole or self._begins(call, id, name):
             call = Call(id, string(fragment.get("type")) or "function", name)
             self._calls.append(call)
             if index is not None:
@@ -120,10 +122,10 @@ class Parts:
         self.legacy_call: Call | None = None
         self.finish_reason: str | None = None
 
-    def add_call(self, fragment: dict[str, Any]) -> bool:
+    def add_call(self, fragment: dict[str, Any], *, whole: bool = False) -> bool:
         if self.calls is None:
             self.calls = Calls()
-        return self.calls.add(fragment)
+        return self.calls.add(fragment, whole=whole)
 
     def build(self, *, keep_empty: bool = False) -> Choice:
         """The choice. Empty content is None, so that streamed and whole replies come out alike, unless `keep_empty`."""

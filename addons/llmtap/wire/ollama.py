@@ -66,7 +66,7 @@ class OllamaAssembler(Assembler):
         calls = message.get("tool_calls")
         if type(calls) is list:
             for call in calls:
-                if type(call) is dict and parts.add_call(call):
+                if type(call) is dict and parts.add_call(call, whole=True):
                     content = True
         role = message.get("role")
         if type(role) is str and role:

@@ -86,10 +86,10 @@ class OpenAIAssembler(Assembler):
             parts = self._parts.setdefault(index, Parts(index))
         content = False
         message = choice.get("delta")
-        if message is None:
-            message = choice.get("message")
         if type(message) is dict:
             content = self._message(parts, message)
+        elif type(choice.get("message")) is dict:
+            content = self._message(parts, choice["message"], whole=True)
         else:
             text = choice.get("text")
             if type(text) is str and text:
@@ -106,7 +106,7 @@ class OpenAIAssembler(Assembler):
         return content
 
     @staticmethod
-    def _message(parts: Parts, message: dict[str, Any]) -> bool:
+    def _message(parts: Parts, message: dict[str, Any], *, whole: bool = False) -> bool:
         content = False
         text = message.get("content")
         if text:
@@ -126,7 +126,7 @@ class OpenAIAssembler(Assembler):
             parts.refusal.append(refusal)
             content = True
         calls = message.get("tool_calls")
-        if calls and _calls(parts, calls):
+        if calls and _calls(parts, calls, whole):
             content = True
         legacy = message.get("function_call")
         if type(legacy) is dict:
@@ -137,11 +137,11 @@ class OpenAIAssembler(Assembler):
         return content
 
 
-def _calls(parts: Parts, fragments: Any) -> bool:
+def _calls(parts: Parts, fragments: Any, whole: bool) -> bool:
     content = False
     if type(fragments) is list:
         for fragment in fragments:
-            if type(fragment) is dict and parts.add_call(fragment):
+            if type(fragment) is dict and parts.add_call(fragment, whole=whole):
                 content = True
     return content
 

@@ -130,14 +130,14 @@ def inject_usage(parsed: ParsedRequest, body: bytes) -> bytes:
     # the standard library keeps what orjson would not: integers of any size, NaN, lone surrogates
     try:
         obj = json.loads(body.decode("utf-8-sig"))
-    except (ValueError, RecursionError):  # deeper than it can follow
+        options = dict(obj.get("stream_options") or {})
+        options["include_usage"] = True
+        if options.get("continuous_usage_stats"):
+            options["continuous_usage_stats"] = False
+        obj["stream_options"] = options
+        return json.dumps(obj, separators=(",", ":")).encode()
+    except (ValueError, RecursionError):  # nested deeper than it follows: better no usage than no answer
         return body
-    options = dict(obj.get("stream_options") or {})
-    options["include_usage"] = True
-    if options.get("continuous_usage_stats"):
-        options["continuous_usage_stats"] = False
-    obj["stream_options"] = options
-    return json.dumps(obj, separators=(",", ":")).encode()
 
 
 def _splice(body: bytes, member: bytes) -> bytes:

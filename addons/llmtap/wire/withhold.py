@@ -111,15 +111,14 @@ class UsageFilter:
     def _usage_of(self, event: bytes) -> dict[str, Any] | None:
         """The parsed event if it is the one to withhold."""
         chunk = _parse(event)
-        if chunk is None or type(chunk.get("usage")) is not dict:
+        if chunk is None:
             return None
+        usage = chunk.get("usage")
         if chunk.get("choices"):
-            if any(chunk["usage"].values()):
-                self._counted = True
-            else:
-                self._uncounted = True
+            real = type(usage) is dict and any(usage.values())
+            self._counted, self._uncounted = self._counted or real, self._uncounted or not real
             return None
-        if chunk.get("choices") != [] or (self._counted and not self._uncounted):
+        if type(usage) is not dict or chunk.get("choices") != [] or (self._counted and not self._uncounted):
             return None
         return chunk
 

@@ -65,13 +65,20 @@ def test_a_name_in_pieces_and_a_late_id() -> None:
     ]
 
 
-def test_whole_calls_with_objects() -> None:
-    assert merge(
-        {"id": "a", "function": {"index": 0, "name": "f", "arguments": {"x": 1}}},
-        {"id": "b", "function": {"index": 1, "name": "g"}},
-    ) == [
-        ("a", "f", '{"x":1}'),
-        ("b", "g", ""),
+def test_whole_calls_are_never_merged() -> None:
+    calls = Calls()
+    for one in (
+        fragment(0, None, "f", ""),
+        fragment(0, None, "g", {"x": 1}),
+        fragment(None, None, "g", {"x": 1}),
+        fragment(0, "a", "h"),
+    ):
+        assert calls.add(one, whole=True)
+    assert [(call.index, call.id, call.name, call.arguments) for call in calls.build()] == [
+        (0, None, "f", ""),
+        (1, None, "g", '{"x":1}'),
+        (2, None, "g", '{"x":1}'),
+        (3, "a", "h", ""),
     ]
 
 

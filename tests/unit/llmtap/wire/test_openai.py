@@ -148,6 +148,12 @@ def test_parallel_tool_calls_that_all_say_index_zero() -> None:
     ]
 
 
+def test_calls_of_a_whole_message_need_no_id_to_stay_apart() -> None:
+    calls = [{"type": "function", "function": {"name": name, "arguments": ""}} for name in ("f", "g")]
+    choice = whole({"choices": [{"message": {"content": None, "tool_calls": calls}, "finish_reason": "tool_calls"}]}).choices[0]
+    assert [call.name for call in choice.tool_calls] == ["f", "g"]
+
+
 def test_tool_fragments_without_id() -> None:
     first = {"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": ""}}
     rest = [{"index": 0, "function": {"arguments": part}} for part in ('{"x', '":', "1}")]

@@ -136,6 +136,13 @@ def test_a_server_that_sends_usage_on_every_chunk_unasked_would_have_sent_the_la
     assert through(stream.chunks) == stream.body
 
 
+@pytest.mark.parametrize("nothing", ["null", '{"prompt_tokens": 0, "completion_tokens": 0}'])
+def test_empty_usage_on_the_other_chunks_is_no_usage(nothing: str) -> None:
+    other = b'data: {"choices": [{"delta": {"content": "a"}}], "usage": %s}\n\n' % nothing.encode()
+    finish = b'data: {"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 9}}\n\n'
+    assert through([other, finish, usage_event(), DONE]) == other + finish + DONE
+
+
 # ---- everything else passes --------------------------------------------------------------------------------------------
 
 
