@@ -39,10 +39,10 @@ class Server(t.Section):
     compat_port: t.OpenPort | None = Field(
         default=None, description="A second listener, open only while a backend is healthy, e.g. 5000."
     )
-    workers: t.Positive = Field(default=1, le=256, description="Gateway processes sharing the port.")
+    workers: t.Workers = Field(default=1, description="Gateway processes sharing the port.")
     web: bool = Field(default=False, description="Run mitmweb for interactive inspection (port 8081, its token is printed).")
-    max_body_mb: t.Positive = Field(
-        default=64, le=65536, description="Largest request body in MB (1,048,576 bytes); a larger one is answered 413."
+    max_body_mb: t.BodyMegabytes = Field(
+        default=64, description="Largest request body in MB (1,048,576 bytes); a larger one is answered 413."
     )
     drain_timeout_s: t.DurationOrNone = Field(
         default=30, description="How long a stop waits for running streams, in seconds. 0: not at all."
@@ -131,8 +131,8 @@ class Routing(t.Section):
     fallbacks: dict[t.Text, tuple[t.Text, ...]] = Field(
         default={}, description="Models to try when none serves the first: {model: [model, ...]}."
     )
-    retries: t.Count = Field(
-        default=2, le=10, description="Further backends tried when one fails, before the first byte of the reply only."
+    retries: t.Retries = Field(
+        default=2, description="Further backends tried when one fails, before the first byte of the reply only."
     )
     direct_ports: tuple[t.OpenPort, ...] = Field(
         default=(), description="Ports open to /proxy/<port>/...; empty: the backends' own."
@@ -172,9 +172,7 @@ class Key(t.Section):
         default=None, description="Prompt and completion tokens a minute; null: no limit."
     )
     models: tuple[t.Text, ...] | None = Field(default=None, description="Models it may use; null: all.")
-    budget_usd: Annotated[t.Number, Field(ge=0)] | None = Field(
-        default=None, description="What it may spend in all; null: no limit."
-    )
+    budget_usd: t.Amount | None = Field(default=None, description="What it may spend in all; null: no limit.")
     priority: t.Whole = Field(default=0, description="Higher goes first in the queue.")
 
 
@@ -282,21 +280,18 @@ class Logging(t.Section):
     request_log: bool = Field(default=True, description="A line for every finished request (never its text).")
 
 
-_Usd = Annotated[t.Number, Field(ge=0)]
-
-
 class Price(t.Section):
     """What tokens of a model cost, in US dollars."""
 
     model: t.Text = Field(description="Model name, * and ? as wildcards.")
     provider: t.Text | None = Field(default=None, description="Who charges it; null: yourself.")
     valid_from: date | None = Field(default=None, description="First day it holds; null: since ever.")
-    input_usd_per_million: _Usd | None = Field(default=None, description="A million prompt tokens.")
-    output_usd_per_million: _Usd | None = Field(default=None, description="A million completion tokens.")
-    cached_usd_per_million: _Usd | None = Field(
+    input_usd_per_million: t.Amount | None = Field(default=None, description="A million prompt tokens.")
+    output_usd_per_million: t.Amount | None = Field(default=None, description="A million completion tokens.")
+    cached_usd_per_million: t.Amount | None = Field(
         default=None, description="A million prompt tokens found in the prefix cache; null: as input."
     )
-    gpu_hour_usd: _Usd | None = Field(default=None, description="An hour of the machine, instead of a price per token.")
+    gpu_hour_usd: t.Amount | None = Field(default=None, description="An hour of the machine, instead of a price per token.")
 
     @model_validator(mode="after")
     def _priced(self) -> Self:

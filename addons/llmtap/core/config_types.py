@@ -203,16 +203,21 @@ def _upper(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
 
 
-Whole = Annotated[int, BeforeValidator(_number)]
-Count = Annotated[Whole, Field(ge=0)]
-Positive = Annotated[Whole, Field(ge=1)]
-Port = Annotated[Whole, Field(ge=0, le=65535)]
-OpenPort = Annotated[Whole, Field(ge=1, le=65535)]
-Number = Annotated[float, BeforeValidator(_number)]
-Duration = Annotated[Number, Field(gt=0, le=_YEARS_S)]
-DurationOrNone = Annotated[Number, Field(ge=0, le=_YEARS_S)]
-Size = Annotated[Number, Field(gt=0, le=_SIZE)]
-SizeOrNone = Annotated[Number, Field(ge=0, le=_SIZE)]
+#: goes last in a number's annotation, so that it runs first: bounds stay visible to the JSON schema
+NUMERIC = BeforeValidator(_number)
+Whole = Annotated[int, NUMERIC]
+Count = Annotated[int, Field(ge=0), NUMERIC]
+Positive = Annotated[int, Field(ge=1), NUMERIC]
+Port = Annotated[int, Field(ge=0, le=65535), NUMERIC]
+OpenPort = Annotated[int, Field(ge=1, le=65535), NUMERIC]
+Workers = Annotated[int, Field(ge=1, le=256), NUMERIC]
+Retries = Annotated[int, Field(ge=0, le=10), NUMERIC]
+BodyMegabytes = Annotated[int, Field(ge=1, le=65536), NUMERIC]
+Amount = Annotated[float, Field(ge=0), NUMERIC]
+Duration = Annotated[float, Field(gt=0, le=_YEARS_S), NUMERIC]
+DurationOrNone = Annotated[float, Field(ge=0, le=_YEARS_S), NUMERIC]
+Size = Annotated[float, Field(gt=0, le=_SIZE), NUMERIC]
+SizeOrNone = Annotated[float, Field(ge=0, le=_SIZE), NUMERIC]
 Text = Annotated[str, AfterValidator(_not_empty), Field(json_schema_extra={"minLength": 1})]
 Secret = Annotated[SecretStr, AfterValidator(_secret)]
 Name = Annotated[str, AfterValidator(_name), Field(json_schema_extra={"pattern": _NAME})]
