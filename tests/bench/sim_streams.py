@@ -49,7 +49,13 @@ async def load(port: int, streams: int, tokens: int) -> tuple[int, float, float]
     for n in range(streams):
         message = {"role": "user", "content": f"[[sim:tokens={tokens}]] number {n}"}
         body = json.dumps({"messages": [message], "stream": True, "max_tokens": tokens}).encode()
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        lines = [
+            "POST /v1/chat/completions HTTP/1.1",
+            "Host: x",
+            "Content-Type: application/json",
+            f"Content-Length: {len(body)}",
+        ]
+        head = "\r\n".join([*lines, "", ""])
         done: asyncio.Future[float] = loop.create_future()
         client = Client(head.encode() + body, done)
         await loop.create_connection(lambda client=client: client, "127.0.0.1", port)

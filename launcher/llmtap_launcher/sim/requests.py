@@ -182,12 +182,9 @@ def parse[T: BaseModel](model: type[T], content_type: str, body: bytes) -> T:
     if isinstance(data, Mapping):
         _check_before(model, data)
     try:
-        return model.model_validate(data)
+        return model.model_validate(data, from_attributes=True)  # as FastAPI does; it shows in the words of an error
     except ValidationError as error:
         found: list[Json] = [{**e, "loc": _location(e["loc"])} for e in error.errors(include_url=False)]
-        if not isinstance(data, Mapping):
-            message = "Input should be a valid dictionary or object to extract fields from"
-            found = [{"type": "model_attributes_type", "loc": ("body",), "msg": message, "input": data}]
         found.sort(key=lambda e: _rank(e["loc"]))
         raise validation_error(found) from None
 

@@ -6,6 +6,7 @@ arguments fit the parameters' JSON schema and are made of the prompt's words whe
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _QUOTED = re.compile(r"[\"“']([^\"”']+)[\"”']")
 _MAX_DEPTH = 8
 _MAX_ITEMS = 100
+_MAX_CALLS = 8
 
 Schema = Mapping[str, Any]
 
@@ -57,8 +59,8 @@ def message_text(message: Message) -> str:
 
 
 def _mentions(prompt: str, name: str) -> bool:
-    lower = prompt.lower()
-    return bool(name) and (name.lower() in lower or name.lower().replace("_", " ") in lower)
+    spoken = re.escape(name).replace("_", "[_ ]")
+    return bool(name) and re.search(rf"(?<!\w){spoken}(?!\w)", prompt, re.IGNORECASE) is not None
 
 
 def _subjects(prompt: str) -> list[str]:
@@ -66,8 +68,10 @@ def _subjects(prompt: str) -> list[str]:
     found = _WEATHER.search(prompt)
     if not found:
         return []
-    parts = re.split(r",\s*(?:and\s+)?|\s+and\s+", found.group(1))
-    return [part.strip() for part in parts if part.strip()][:8]
+    parts = [part.strip() for part in re.split(r",\s*(?:and\s+)?|\s+and\s+", found.group(1)) if part.strip()]
+    # "Paris, New York and Rome in celsius please": names are written with capitals, and end where those end
+    names = [" ".join(itertools.takewhile(lambda word: not word[0].islower(), part.split())) for part in parts]
+    return [name for name in names if name][:_MAX_CALLS] or parts[:1]
 
 
 def _call(function: Function, prompt: str, subject: Sequence[str]) -> Call:
