@@ -70,7 +70,9 @@ def check_database(db: Path) -> None:
     except sqlite3.DatabaseError as error:
         if "not a database" in str(error):
             raise LlmtapError(f"{db}: not an SQLite file") from None
-        raise LlmtapError(f"{db}: cannot be read: {error}") from None
+        # one in WAL mode, as ours are, needs its two companion files, and somebody has to make them
+        hint = "; copy it to a folder that can be written" if isinstance(error, sqlite3.OperationalError) else ""
+        raise LlmtapError(f"{db}: cannot be read: {error}{hint}") from None
     if not {"exchanges", "messages", "bodies", "requests"} <= names:
         raise LlmtapError(f"{db}: not a capture database (no exchanges in it)")
 

@@ -90,7 +90,9 @@ async def transcript(datasette: Any, request: Any) -> Any:
     await datasette.ensure_permissions(request.actor, [("view-database", _capture(datasette).name), "view-instance"])
     found = await _load(datasette, unquote(request.url_vars["uid"]), bool(request.args.get("all")))
     if found is None:
-        raise asgi.NotFound("No exchange has this id")
+        # not by raising NotFound: Datasette then redirects a path with a percent sign
+        missing = {"status": 404, "error": "No exchange has this id."}
+        return _Response.html(await datasette.render_template("error.html", missing, request=request), status=404)
     html = await datasette.render_template("transcript.html", {"transcript": found, "database": None}, request=request)
     return _Response.html(html, headers={"cache-control": "no-cache"})
 

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import sqlite3
+import statistics
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmtap_launcher.datasette import percentile
+
+
+@pytest.fixture
+def conn() -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(":memory:")) as conn:
+        percentile.register(conn)
+        conn.executescript("create table t(g, v); insert into t values (1, 10), (1, 20), (1, NULL), (1, 40), (2, 7), (3, NULL);")
+        yield conn
+
+
+def test_each_group_has_its_own_and_null_does_not_count(conn: sqlite3.Connection) -> None:
+    rows = conn.execute("select g, percentile(v, 0), percentile(v, 50), percentile(v, 75), percentile(v, 100) from t group by g")
+    assert rows.fetchall() == [(1, 10, 20, 30, 40), (2, 7, 7, 7, 7), (3, None, None, None, None)]
+
+
+def test_no_rows_is_null(conn: sqlite3.Connection) -> None:
+    assert conn.execute("select percentile(v, 50) from t where g = 9").fetchone() == (None,)
+
+
+# Datasette, once imported anywhere, has SQLite print what its functions raise
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("p", [-1, 100.5])
+def test_a_percentage_outside_its_range_is_an_error_of_the_query(conn: sqlite3.Connection, p: float) -> None:
+    with pytest.raises(sqlite3.OperationalError):
+        conn.execute("select percentile(v, ?) from t", (p,)).fetchone()
+
+
+@given(st.lists(st.floats(-1e9, 1e9), min_size=2, max_size=60))
+def test_quartiles_are_those_of_the_standard_library(values: list[float]) -> None:
+    ordered = sorted(values)
+    expected = statistics.quantiles(ordered, n=4, method="inclusive")
+    assert [percentile.interpolate(ordered, p) for p in (25, 50, 75)] == pytest.approx(expected, rel=1e-9, abs=1e-6)
