@@ -94,7 +94,12 @@ def plain(value: Any) -> Any:
 
 
 def write_effective(config: Config, path: Path) -> None:
-    """Write the configuration in force, as JSON (which is YAML), readable by its owner only. Defaults are left out."""
+    """Write the configuration in force, as JSON (which is YAML), readable by its owner only. Defaults are left out.
+
+    How backends are launched is nobody's business but the launcher's (their environments may hold secrets): only URLs are kept.
+    """
+    backends = tuple(backend.model_copy(update={"launch": None}) for backend in config.backends)
+    config = config.model_copy(update={"backends": backends})
     write_private(path, json.dumps(plain(config), indent=1, ensure_ascii=False) + "\n")
 
 

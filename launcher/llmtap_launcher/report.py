@@ -17,6 +17,8 @@ _COLOURS = {"ready": "green", "up": "green", "failed": "red", "down": "red", "st
 def print_table(file: TextIO, rows: Iterable[Sequence[str]], *, header: Sequence[str] | None = None) -> None:
     """Columns side by side, two spaces apart. Nothing is cut or wrapped (URLs are copied); states are coloured on a terminal."""
     data = [list(row) for row in rows]
+    if not data:
+        return
     table = Table(box=None, show_header=header is not None, pad_edge=False, padding=(0, 2, 0, 0))
     for title in header if header is not None else [""] * max((len(row) for row in data), default=0):
         table.add_column(title, no_wrap=True)

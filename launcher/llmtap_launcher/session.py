@@ -80,7 +80,7 @@ class Session:
     async def _start(self, supervisor: Supervisor) -> None:
         await supervisor.start()
         if self._setup.web_port is not None:
-            supervisor.extra["web"] = await self._web(supervisor)
+            supervisor.extra["urls"] = {**supervisor.plan.facts["urls"], "web": await self._web(supervisor)}
         seen = await self._look()
         await self._first_health(supervisor)
         supervisor.save()
@@ -99,8 +99,6 @@ class Session:
 
     def _show(self, supervisor: Supervisor, seen: dict[str, str]) -> None:
         state = supervisor.state()
-        if "web" in supervisor.extra:
-            state["urls"] = {**state["urls"], "web": supervisor.extra["web"]}
         sys.stdout.flush()
         self._say("")
         print_table(sys.stdout, url_rows(state, seen))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 from pathlib import Path
 from typing import Any
 
 import click
 
-from llmtap.core import config_load
 from llmtap.core.config import Backend, Config, Launch
+from llmtap_launcher.cli.common import config_option, load_config
 
 NOTHING_TO_SERVE = """nothing to serve; one of:
   llmtap up --dry-run            two simulated engines, no GPU needed
@@ -21,13 +20,7 @@ or name backends in llmtap.yaml"""
 
 
 @click.command()
-@click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Configuration (default: $LLMTAP_CONFIG, else ./llmtap.yaml).",
-)
+@config_option
 @click.option("--dry-run", is_flag=True, help="Two simulated engines, a and b, serving sim-small.")
 @click.option("--model", metavar="M", help="Start an engine for this model.")
 @click.option("--engine", type=click.Choice(["vllm", "sim"]), default="vllm", show_default=True, help="What --model starts.")
@@ -61,8 +54,7 @@ def up(
     if dry_run and (model or urls):
         raise click.UsageError("--dry-run brings its own backends; leave out --model and --backend")
     overrides: dict[str, Any] = {"server.port": port, "server.workers": workers, "server.web": web or None}
-    config = config_load.load(config_load.resolve_path(config_path, os.environ, Path.cwd()), os.environ, overrides)
-    config = with_backends(config, dry_run=dry_run, model=model, engine=engine, urls=urls)
+    config = with_backends(load_config(config_path, overrides), dry_run=dry_run, model=model, engine=engine, urls=urls)
     if not config.backends:
         raise click.UsageError(NOTHING_TO_SERVE)
     # what follows is heavy, and of no use to --help
