@@ -99,7 +99,7 @@ class Engine:
 
     def abort(self, job: Job) -> None:
         """The client is gone: every sequence of the job stops now, before its next token."""
-        if job.done.done():
+        if not job.open_choices:
             return
         self.aborted += 1
         self._drop(job, "aborted")
@@ -121,6 +121,7 @@ class Engine:
         self.dead = False
 
     def _drop(self, job: Job, outcome: Outcome) -> None:
+        job.open_choices = 0
         for sequence in job.sequences:
             self._running.discard(sequence)
         self._waiting = deque(s for s in self._waiting if s.job is not job)
@@ -205,5 +206,6 @@ class Engine:
         job.open_choices -= 1
         if not job.open_choices:
             self.metrics.request_done(len(job.scripts), max(map(len, job.scripts)))
-            job.done.set_result("finished")
+            if not job.done.done():
+                job.done.set_result("finished")
         self._schedule()

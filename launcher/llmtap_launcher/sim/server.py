@@ -88,6 +88,8 @@ class SimServer(uvicorn.Server):
             self._reserved = socket.socket(self._family, socket.SOCK_STREAM)
             self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._reserved.bind(self._address)
+            # Linux lets two sockets share a port that nobody listens on, if both say SO_REUSEADDR when the second one binds
+            self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
             for connection in list(self.server_state.connections):
                 assert isinstance(connection, SimProtocol)
                 if connection.cycle is None or connection.cycle.response_complete:
@@ -101,6 +103,8 @@ class SimServer(uvicorn.Server):
         if self._sim.refusing and self._reserved is not None:
             self._sim.refusing = False
             sock, self._reserved = self._reserved, None
+            # connections of before the outage still have the port: listening beside them takes the option again
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.setblocking(False)
             self._opening = asyncio.ensure_future(self._listen(sock))
 

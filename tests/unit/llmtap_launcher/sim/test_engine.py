@@ -155,6 +155,18 @@ async def test_an_abort_stops_generation_at_once() -> None:
     assert bench.engine.aborted == 1
 
 
+async def test_an_abort_stops_generation_even_if_nobody_waits_for_its_outcome_any_more() -> None:
+    bench = Bench()
+    job = bench.job("a", [script(100)])
+    job.done.cancel()
+    bench.engine.abort(job)
+    assert bench.engine.running == 0
+    other = bench.job("b", [script(3)])
+    other.done.cancel()
+    bench.loop.advance(1)
+    assert bench.engine.running == 0
+
+
 async def test_an_aborted_request_is_no_success_but_its_tokens_count() -> None:
     bench = Bench()
     job = bench.job("a", [script(100)])
