@@ -37,6 +37,7 @@ from llmtap.core.errors import (
     BadRequest,
     ConfigError,
     InternalError,
+    NoHealthyBackend,
     NotFound,
     SpoolError,
     TooLarge,
@@ -269,7 +270,7 @@ class Chain:
         if ex.status is None:
             ex.status = flow.response.status_code
         if ex.refusal is not None:
-            self._finish(flow, ex, outcome_of_status(ex.refusal.status))
+            self._finish(flow, ex, _outcome_of_refusal(ex.refusal))
             return
         summary = ex.summary
         if summary is not None and summary.error_type is not None and ex.status < 400:
@@ -296,7 +297,7 @@ class Chain:
             # the request itself was unreadable, or too large for mitmproxy's own limit
             error = ex.refusal or self._request_error(message)
             ex.refuse(error)
-            self._close(flow, ex, outcome_of_status(error.status), error.message)
+            self._close(flow, ex, _outcome_of_refusal(error), error.message)
             return
         failure = (
             UpstreamTimeout("the backend was silent for too long")
@@ -472,6 +473,13 @@ _KILLED = "Connection killed."  # mitmproxy.flow.Error.KILLED_MESSAGE
 
 
 _now = time.monotonic
+
+
+def _outcome_of_refusal(error: ApiError) -> Outcome:
+    """Ours to refuse is `rejected`, also when the reason is a bug of ours; backends that are away are an upstream error."""
+    return (
+        outcome_of_status(error.status) if isinstance(error, (NoHealthyBackend, UpstreamFailed, UpstreamTimeout)) else "rejected"
+    )
 
 
 def _cut(ex: Exchange) -> bool:

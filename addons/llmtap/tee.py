@@ -124,6 +124,7 @@ class TeeInstaller:
     def __init__(self, on_error: Callable[[], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._on_error = on_error
         self._clock = clock
+        self._fingerprints: dict[str, str] = {}  # by backend: vLLM's system_fingerprint, which a withheld chunk takes with it
 
     def on_responseheaders(self, flow: http.HTTPFlow, ex: Exchange) -> None:
         response = flow.response
@@ -133,8 +134,10 @@ class TeeInstaller:
         ex.content_type = response.headers.get("content-type", "")
         kind = ex.content_type.partition(";")[0].strip().lower()
         decoder = decoder_for(ex.endpoint.name, ex.content_type, response.status_code)
-        injected = ex.usage_injected and kind == "text/event-stream"
-        ex.tee = Tee(ex, decoder, UsageFilter() if injected else None, self._on_error, self._clock)
+        usage_filter = None
+        if ex.usage_injected and kind == "text/event-stream":
+            usage_filter = UsageFilter(self._fingerprints.get(ex.backend or ""))
+        ex.tee = Tee(ex, decoder, usage_filter, self._on_error, self._clock)
         if kind.startswith(_STREAMED) or (ex.stream and "content-length" not in response.headers):
             response.stream = ex.tee
 
@@ -149,3 +152,9 @@ class TeeInstaller:
             if ex.endpoint is OTHER and len(body) <= RAW_CAP:
                 ex.reply_body = body
         ex.tee(_CLOSED)
+
+    def on_finish(self, flow: http.HTTPFlow, ex: Exchange) -> None:
+        if ex.backend is not None and ex.summary is not None:
+            fingerprint = ex.summary.meta.get("system_fingerprint")
+            if isinstance(fingerprint, str):
+                self._fingerprints[ex.backend] = fingerprint

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httptools
 import pytest
+
 from support.gateway import Gateway, running_gateway, wait_up
 from support.sim import running_sim
 

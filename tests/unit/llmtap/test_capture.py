@@ -1,0 +1,135 @@
+"""Capture: what is written when, and what happens when it cannot be."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from mitmproxy.test import tflow
+
+from llmtap import capture as capture_module
+from llmtap.capture import Capture, CaptureUnavailable, WriterProcess
+from llmtap.core.config import Config
+from llmtap.core.endpoints import ENDPOINTS
+from llmtap.exchange import Exchange
+from llmtap.spool.reader import read
+from llmtap.wire.request import parse
+
+
+def config(folder: Path, **capture: Any) -> Config:
+    return Config.model_validate({"capture": {"dir": str(folder), **capture}})
+
+
+def exchange() -> Exchange:
+    ex = Exchange("POST", "/v1/chat/completions", ENDPOINTS["/v1/chat/completions"], "openai", "127.0.0.1")
+    ex.body = b'{"model":"m",\n"messages":[]}'
+    ex.parsed = parse("chat", ex.body)
+    return ex
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [orjson.loads(item) for path in sorted(folder.glob("spool/*")) for _, item in read(path, 0) if isinstance(item, bytes)]
+
+
+def test_begin_before_forwarding_end_at_the_end(tmp_path: Path) -> None:
+    capture = Capture(config(tmp_path), lambda reason, n: None)
+    ex = exchange()
+    capture.on_request(tflow.tflow(), ex)
+    assert [(r["t"], r["uid"]) for r in records(tmp_path)] == [("begin", ex.uid)]
+    ex.deltas = [5, 6]
+    ex.finalise("ok", ex.started + 1.5)
+    capture.on_finish(tflow.tflow(), ex)
+    begin, end = records(tmp_path)
+    assert begin["body"]["json"] == {"model": "m", "messages": []} and begin["request_bytes"] == len(ex.body or b"")
+    assert end["uid"] == ex.uid and end["duration_ms"] == 1500.0 and end["deltas"] == [5, 6]
+    assert end["at_us"] == ex.started_us + 1_500_000
+    capture.stop()
+
+
+def test_a_refused_request_has_both_records(tmp_path: Path) -> None:
+    capture = Capture(config(tmp_path), lambda reason, n: None)
+    ex = exchange()
+    ex.finalise("rejected", ex.started)
+    capture.on_finish(tflow.tflow(), ex)
+    assert [r["t"] for r in records(tmp_path)] == ["begin", "end"]
+    capture.stop()
+
+
+def test_timings_can_be_left_out(tmp_path: Path) -> None:
+    capture = Capture(config(tmp_path, timings=False), lambda reason, n: None)
+    ex = exchange()
+    ex.deltas = [5]
+    ex.finalise("ok", ex.started)
+    capture.on_finish(tflow.tflow(), ex)
+    assert "deltas" not in records(tmp_path)[1]
+    capture.stop()
+
+
+def test_required_capture_refuses_what_it_cannot_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dropped: dict[str, int] = {}
+    capture = Capture(config(tmp_path, required=True), lambda reason, n: dropped.update({reason: n}))
+    monkeypatch.setattr(capture.sink._segment, "_write", _full)
+    with pytest.raises(CaptureUnavailable) as caught:
+        capture.on_request(tflow.tflow(), exchange())
+    assert caught.value.status == 503 and caught.value.retry_after_s
+    monkeypatch.undo()
+    capture.report()
+    assert sum(dropped.values()) >= 1
+    capture.stop()
+
+
+def _full(fd: int, data: bytes) -> int:
+    raise OSError(28, "No space left on device")
+
+
+def test_disk_trouble_does_not_reach_a_request_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    capture = Capture(config(tmp_path), lambda reason, n: None)
+    monkeypatch.setattr(capture.sink._segment, "_write", _full)
+    capture.on_request(tflow.tflow(), exchange())
+    monkeypatch.undo()
+    assert sum(capture.sink.dropped.values()) >= 1
+    capture.stop()
+
+
+async def test_the_flusher_runs_on_the_loop_and_stops(tmp_path: Path) -> None:
+    capture = Capture(config(tmp_path), lambda reason, n: None)
+    capture.start()
+    assert capture._task is not None
+    capture.stop()
+    with pytest.raises(BaseException):  # noqa: B017 - CancelledError
+        await capture._task
+
+
+def test_the_writer_is_told_of_our_end_by_its_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    original = subprocess.Popen
+
+    def popen(argv: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        assert argv[:4] == [sys.executable, "-m", "llmtap_launcher", "ingest"] and "--parent-pipe" in argv
+        assert any(part.endswith("launcher") for part in options["env"]["PYTHONPATH"].split(":"))
+        child = original([sys.executable, "-c", "import sys; sys.stdin.read()"], **options)
+        started.append(child)
+        return child
+
+    monkeypatch.setattr(capture_module.subprocess, "Popen", popen)
+    writer = WriterProcess(config(tmp_path))
+    writer.start()
+    assert started[0].poll() is None
+    writer.stop()
+    assert started[0].wait(timeout=20) == 0
+    writer.stop()
+
+
+def test_a_writer_that_cannot_start_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def popen(argv: list[str], **options: Any) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(capture_module.subprocess, "Popen", popen)
+    WriterProcess(config(tmp_path)).start()
+    assert "captures stay in the spool" in caplog.text

@@ -1,0 +1,88 @@
+"""Health checks: what each answer of a backend means. The network is httpx's mock transport."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from llmtap.health import Health
+from llmtap.policy.backends import Backend, Backends
+
+MODELS = {"object": "list", "data": [{"id": "m", "object": "model"}, {"id": "n"}]}
+Handler = Callable[[httpx.Request], httpx.Response]
+
+
+async def check(handler: Handler, api_key: str | None = None) -> Backend:
+    backend = Backend("a", "127.0.0.1", 1, api_key=api_key)
+    health = Health(Backends([backend]), 5, 1, lambda b: None)
+    async with httpx.AsyncClient(transport=httpx.MockTransport(handler)) as client:
+        await health.check(backend, client)
+    return backend
+
+
+def answering(health: int = 200, models: int = 200, listing: object = MODELS) -> Handler:
+    def handler(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(health) if request.url.path == "/health" else httpx.Response(models, json=listing)
+
+    return handler
+
+
+async def test_a_vllm() -> None:
+    backend = await check(answering())
+    assert backend.state == "up" and backend.models == ("m", "n")
+
+
+async def test_a_server_without_health_is_judged_by_its_models() -> None:
+    assert (await check(answering(health=404))).state == "up"
+
+
+@pytest.mark.parametrize(
+    "handler", [answering(health=503), answering(models=500), answering(listing={"nope": 1}), answering(listing=[1])]
+)
+async def test_what_is_down(handler: Handler) -> None:
+    backend = await check(handler)
+    assert backend.state == "down" and backend.reason
+
+
+async def test_no_connection() -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    assert (await check(handler)).reason == "ConnectError"
+
+
+async def test_the_key_is_sent_to_the_list_only() -> None:
+    seen: dict[str, str | None] = {}
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen[request.url.path] = request.headers.get("authorization")
+        return answering()(request)
+
+    await check(handler, api_key="k")
+    assert seen == {"/health": None, "/v1/models": "Bearer k"}
+
+
+async def test_a_list_that_only_clients_may_see() -> None:
+    backend = await check(answering(models=401))
+    assert backend.state == "up" and backend.models is None
+    assert (await check(answering(models=401), api_key="wrong")).state == "down"
+
+
+async def test_a_failed_request_takes_it_out_and_wakes_the_check() -> None:
+    told: list[str] = []
+    backend = Backend("a", "127.0.0.1", 1, state="up")
+    health = Health(Backends([backend]), 5, 1, lambda b: told.append(b.state))
+    health.failed("a", "refused")
+    assert backend.state == "down" and told == ["down"] and health._wake["a"].is_set()
+
+
+async def test_start_and_stop() -> None:
+    health = Health(Backends([Backend("a", "127.0.0.1", 1)]), 5, 1, lambda b: None)
+    health.start()
+    await asyncio.sleep(0)
+    health.stop()
+    results = await asyncio.gather(*health._tasks, return_exceptions=True)
+    assert [type(r) for r in results] == [asyncio.CancelledError]

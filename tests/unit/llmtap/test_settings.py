@@ -1,0 +1,62 @@
+"""Options and configuration of the script."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mitmproxy import options
+from mitmproxy.addonmanager import Loader
+from mitmproxy.test import taddons
+
+from llmtap import settings
+from llmtap.core.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("mode", "url"),
+    [
+        (["reverse:http://127.0.0.1:8081"], "http://127.0.0.1:8081"),
+        (["reverse:http://127.0.0.1:8081/"], "http://127.0.0.1:8081"),
+        (["reverse:https://h:1@127.0.0.1:9000"], "https://h:1"),
+        (["reverse:127.0.0.1:8081"], "http://127.0.0.1:8081"),
+        (["regular"], None),
+        (["socks5", "reverse:http://h:2"], "http://h:2"),
+    ],
+)
+def test_reverse_target(mode: list[str], url: str | None) -> None:
+    assert settings.reverse_target(mode) == url
+
+
+@pytest.fixture
+def opts() -> options.Options:
+    with taddons.context() as context:
+        settings.declare(Loader(context.master))
+        return context.master.options
+
+
+def test_the_reverse_target_is_the_one_backend(opts: options.Options, tmp_path: Path) -> None:
+    file = tmp_path / "llmtap.yaml"
+    file.write_text("backends: [{name: other, url: 'http://10.0.0.1:1'}]\nserver: {port: 9999}\n")
+    opts.update(llmtap_config=str(file))
+    assert [b.name for b in settings.load_config(opts, {}, tmp_path).backends] == ["other"]
+    opts.update(mode=["reverse:http://127.0.0.1:8081"])
+    config = settings.load_config(opts, {}, tmp_path)
+    assert [b.url for b in config.backends] == ["http://127.0.0.1:8081"] and config.server.port == 9999
+
+
+def test_no_file_is_no_error(opts: options.Options, tmp_path: Path) -> None:
+    assert settings.load_config(opts, {}, tmp_path).server.port == 8000
+
+
+def test_a_file_that_is_named_must_exist(opts: options.Options, tmp_path: Path) -> None:
+    opts.update(llmtap_config=str(tmp_path / "missing.yaml"))
+    with pytest.raises(ConfigError) as caught:
+        settings.load_config(opts, {}, tmp_path)
+    assert "missing.yaml" in str(caught.value)
+
+
+def test_environment_is_a_copy() -> None:
+    env = settings.environment()
+    env["LLMTAP_TEST_ONLY"] = "1"
+    assert "LLMTAP_TEST_ONLY" not in settings.environment()
