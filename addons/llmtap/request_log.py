@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -59,7 +60,7 @@ def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 1)
 
 
-def _human(r: dict[str, object]) -> str:
+def _human(r: Mapping[str, object]) -> str:
     tokens = f"{_dash(r['prompt_tokens'])}+{_dash(r['completion_tokens'])} tok"
     times = f"ttft {_dash(r['ttft_ms'])} ms  total {_dash(r['duration_ms'])} ms"
     error = f"  {r['error']}" if r["error"] else ""

@@ -69,7 +69,7 @@ def install(answer: Answer, last_words: LastWords) -> None:
         yield from _original_send(self, event)
 
     def make_error_response(status_code: int, message: str = "") -> bytes:
-        return http1.assemble_response(answer(None, status_code, message))
+        return bytes(http1.assemble_response(answer(None, status_code, message)))
 
     _http1.Http1Server.send = send  # type: ignore[method-assign,assignment]
     _http1.make_error_response = make_error_response
