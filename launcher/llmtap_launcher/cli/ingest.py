@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
-from llmtap.core import config_load
 from llmtap.core.errors import LlmtapError
+from llmtap_launcher.cli.common import config_option, load_config, user_errors
 from llmtap_launcher.store.follow import Stop, explain, follow
 from llmtap_launcher.store.lock import WriterLock
 from llmtap_launcher.store.status import StatusFile
@@ -23,13 +23,7 @@ _LOCK_POLL_S = 0.2
 
 
 @click.command()
-@click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Configuration (default: $LLMTAP_CONFIG, else ./llmtap.yaml).",
-)
+@config_option
 @click.option(
     "--dir",
     "directory",
@@ -62,19 +56,19 @@ def ingest(config_path: Path | None, directory: Path | None, database: Path | No
       llmtap ingest                        what is there, once
       llmtap ingest --follow --dir DATA    as it comes
     """
-    directory, database = _places(config_path, directory, database)
-    if following:
-        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-        _follow(directory, database, parent_pipe)
-    else:
-        _once(directory, database)
+    with user_errors():
+        directory, database = _places(config_path, directory, database)
+        if following:
+            _follow(directory, database, parent_pipe)
+        else:
+            _once(directory, database)
 
 
 def _places(config_path: Path | None, directory: Path | None, database: Path | None) -> tuple[Path, Path]:
-    if directory is not None and config_path is None:
+    named = click.get_current_context().get_parameter_source("config_path") is ParameterSource.COMMANDLINE
+    if directory is not None and not named:
         return directory, database or directory / "capture.db"
-    overrides = {"capture.dir": directory, "store.path": database}
-    config = config_load.load(config_load.resolve_path(config_path, os.environ, Path.cwd()), os.environ, overrides)
+    config = load_config(config_path, {"capture.dir": directory, "store.path": database})
     return config.capture.dir, config.db_path
 
 
@@ -94,6 +88,7 @@ def _once(directory: Path, database: Path) -> None:
 
 
 def _follow(directory: Path, database: Path, parent_pipe: bool) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     with WriterLock(directory) as lock, closing(Stop(0 if parent_pipe else None)) as stop:
         stop.listen()
         waiting = False

@@ -29,6 +29,8 @@ log = logging.getLogger("llmtap.writer")
 BATCH_RECORDS = 500
 BATCH_BYTES = 16_000_000
 BATCH_S = 0.2
+_CHECKPOINT_WAIT_MS = 200
+_CHECKPOINT_AGAIN_S = 10.0
 
 
 @dataclass(slots=True)
@@ -67,6 +69,7 @@ class Writer:
         self._conn: sqlite3.Connection | None = None
         self._settled: set[Segment] | None = None
         self._stuck: set[Segment] = set()
+        self._checkpoint_at = 0.0
 
     def run_pass(self) -> int:
         """Ingests everything that is there; returns the records. Raises sqlite3.Error, OSError or StoreError; then nothing
@@ -237,11 +240,14 @@ class Writer:
             conn.close()
 
     def _checkpoint(self, conn: sqlite3.Connection) -> None:
-        if _size(self.database.with_name(self.database.name + "-wal")) <= WAL_BYTES:
+        now = self._clock()
+        if now < self._checkpoint_at or _size(self.database.with_name(self.database.name + "-wal")) <= WAL_BYTES:
             return
-        conn.execute("PRAGMA busy_timeout = 500")  # readers may hold it up: another commit will try again
-        conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        conn.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_WAIT_MS}")
+        ((held_up, _, _),) = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         conn.execute("PRAGMA busy_timeout = 5000")
+        if held_up:  # by a long reader: waiting for it at every commit would make everybody wait
+            self._checkpoint_at = now + _CHECKPOINT_AGAIN_S
 
     # what is told
 

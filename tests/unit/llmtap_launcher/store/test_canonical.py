@@ -75,7 +75,11 @@ def test_plain_text_needs_no_json() -> None:
 
 
 def test_what_is_more_than_text_is_kept_whole() -> None:
-    parts = [{"type": "text", "text": "what is "}, {"type": "image_url", "image_url": {"url": "data:x"}}, {"type": "text", "text": "this"}]
+    parts = [
+        {"type": "text", "text": "what is "},
+        {"type": "image_url", "image_url": {"url": "data:x"}},
+        {"type": "text", "text": "this"},
+    ]
     body = body_of({"role": "user", "content": parts})
     assert body.text == "what is this"
     assert orjson.loads(body.json or "") == {"role": "user", "content": parts}

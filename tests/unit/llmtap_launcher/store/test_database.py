@@ -39,13 +39,12 @@ def test_something_else_is_an_sqlite_error(tmp_path: Path) -> None:
 
 def test_readers_see_commits_and_cannot_write(tmp_path: Path) -> None:
     path = tmp_path / "a b?.db"
-    with closing(open_writer(path)) as writer:
-        with closing(connect_ro(path)) as reader:
-            assert reader.execute("SELECT count(*) AS n FROM exchanges").fetchone()["n"] == 0
-            writer.execute("INSERT INTO exchanges(uid, outcome) VALUES ('u', 'open')")
-            assert reader.execute("SELECT count(*) AS n FROM exchanges").fetchone()["n"] == 1
-            with pytest.raises(sqlite3.OperationalError, match="readonly"):
-                reader.execute("DELETE FROM exchanges")
+    with closing(open_writer(path)) as writer, closing(connect_ro(path)) as reader:
+        assert reader.execute("SELECT count(*) AS n FROM exchanges").fetchone()["n"] == 0
+        writer.execute("INSERT INTO exchanges(uid, outcome) VALUES ('u', 'open')")
+        assert reader.execute("SELECT count(*) AS n FROM exchanges").fetchone()["n"] == 1
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            reader.execute("DELETE FROM exchanges")
     with closing(connect_ro(path)) as reader:
         assert reader.execute("SELECT uid FROM requests").fetchone()["uid"] == "u"
 

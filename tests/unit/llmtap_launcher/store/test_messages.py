@@ -73,7 +73,10 @@ def test_anthropic_tool_results_and_thinking() -> None:
                         {"type": "tool_use", "id": "c1", "name": "weather", "input": {"city": "Oslo"}},
                     ],
                 },
-                {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1", "content": "rain"}, {"type": "text", "text": "so?"}]},
+                {
+                    "role": "user",
+                    "content": [{"type": "tool_result", "tool_use_id": "c1", "content": "rain"}, {"type": "text", "text": "so?"}],
+                },
             ],
         },
     )
@@ -82,7 +85,9 @@ def test_anthropic_tool_results_and_thinking() -> None:
     assert messages[2]["reasoning"] == "hm"
     assert messages[3] == {"role": "tool", "tool_call_id": "c1", "content": "rain"}
     assert messages[4]["content"] == [{"type": "text", "text": "so?"}]
-    reply = from_choice({"content": "let me see", "tool_calls": [{"id": "c1", "name": "weather", "arguments": '{"city": "Oslo"}'}]})
+    reply = from_choice(
+        {"content": "let me see", "tool_calls": [{"id": "c1", "name": "weather", "arguments": '{"city": "Oslo"}'}]}
+    )
     assert reply is not None
     assert body_of(messages[2]).hash == body_of(reply).hash
     only_results = read("messages", {"messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c"}]}]})
@@ -132,7 +137,12 @@ def test_ollama() -> None:
         {
             "messages": [
                 {"role": "user", "content": "what?", "images": ["aGk="]},
-                {"role": "assistant", "content": "", "thinking": "hm", "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]},
+                {
+                    "role": "assistant",
+                    "content": "",
+                    "thinking": "hm",
+                    "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}],
+                },
                 {"role": "tool", "content": "r", "tool_name": "f"},
             ]
         },
@@ -181,19 +191,30 @@ def test_silence_is_a_message_only_when_the_model_ended_it() -> None:
 
 
 anything = st.recursive(
-    st.none() | st.integers(-(2**63), 2**63 - 1) | st.text(max_size=5) | st.sampled_from(["text", "tool_use", "tool_result", "function_call", "assistant"]),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(["type", "role", "content", "text", "images", "tool_calls", "input", "messages", "prompt", "call_id"]),
-        inner,
-        max_size=4,
+    st.none()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.text(max_size=5)
+    | st.sampled_from(["text", "tool_use", "tool_result", "function_call", "assistant"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["type", "role", "content", "text", "images", "tool_calls", "input", "messages", "prompt", "call_id"]
+            ),
+            inner,
+            max_size=4,
+        )
     ),
     max_leaves=15,
 )
 
 
 @pytest.mark.parametrize("kind", ["chat", "completions", "messages", "responses", "ollama_chat", "ollama_generate"])
-@given(fields=st.dictionaries(st.sampled_from(["messages", "prompt", "input", "system", "instructions", "tools", "images"]), anything))
+@given(
+    fields=st.dictionaries(
+        st.sampled_from(["messages", "prompt", "input", "system", "instructions", "tools", "images"]), anything
+    )
+)
 def test_any_request_is_read_or_kept(kind: str, fields: dict[str, Any]) -> None:
     prompt = from_request(kind, fields)
     if prompt.messages is None:

@@ -14,8 +14,9 @@ from llmtap_launcher.store.database import open_writer
 from llmtap_launcher.store.migrations import migrations
 
 #: the names users' queries depend on
-EXCHANGES = """id uid started_at started_us worker key_name client_ip user_agent session_hint tags metadata_json method path endpoint
-model_requested model_response backend attempts stream cache status outcome error_type error_message finish_reason response_id
+EXCHANGES = """id uid started_at started_us worker key_name client_ip user_agent session_hint tags metadata_json
+method path endpoint model_requested model_response backend attempts stream cache
+status outcome error_type error_message finish_reason response_id
 temperature top_p max_tokens seed n prompt_tokens completion_tokens cached_tokens reasoning_tokens usage_source
 queue_ms ttft_ms duration_ms overhead_ms itl_p50_ms itl_p95_ms itl_max_ms tokens_per_second
 chunks request_bytes response_bytes cost_nanousd price_id
@@ -96,7 +97,8 @@ def test_the_view_shows_the_last_user_and_the_reply(conn: sqlite3.Connection) ->
     )
     conn.execute(
         "INSERT INTO exchanges(uid, outcome, input_tip, output_tip, model_requested, model_response) VALUES "
-        "('u1', 'ok', x'13', x'14', 'asked', NULL), ('u2', 'ok', x'13', x'15', 'asked', 'served'), ('u3', 'open', NULL, NULL, NULL, NULL)"
+        "('u1', 'ok', x'13', x'14', 'asked', NULL), ('u2', 'ok', x'13', x'15', 'asked', 'served'), "
+        "('u3', 'open', NULL, NULL, NULL, NULL)"
     )
     rows = conn.execute("SELECT uid, prompt, reply, model FROM requests ORDER BY id").fetchall()
     assert rows[0] == ("u1", "a  b" + "x" * 196, "wet", "asked")

@@ -6,10 +6,10 @@ from typing import Any
 
 import orjson
 import pytest
-from support.records import START_US, begin, chat, end, summary
 
 from llmtap.core.record import Begin, Choice, End, ToolCall, encode
 from llmtap_launcher.store.rows import BEGIN_COLUMNS, END_COLUMNS, RAW_BYTES, Asked, Replied, asked, iso, replied
+from support.records import START_US, begin, chat, end, summary
 
 
 def ask(record: Begin) -> Asked:
@@ -31,7 +31,9 @@ def test_time_is_iso_utc_with_milliseconds() -> None:
 def test_a_begin_record() -> None:
     found = ask(
         begin(
-            body=chat("one", {"role": "assistant", "content": "two"}, "three", temperature=0.5, top_p=1, max_tokens=7, seed=-1, n=2),
+            body=chat(
+                "one", {"role": "assistant", "content": "two"}, "three", temperature=0.5, top_p=1, max_tokens=7, seed=-1, n=2
+            ),
             tags=["a", "b"],
             metadata={"k": 1},
             stream=True,
@@ -201,7 +203,9 @@ def test_only_unknown_endpoints_keep_a_good_reply_raw() -> None:
 
 
 def test_choices_with_their_reasoning_and_extras() -> None:
-    first = Choice(0, content="a", reasoning="hm", finish_reason="tool_calls", tool_calls=[ToolCall(0, "c1", name="f", arguments="{}")])
+    first = Choice(
+        0, content="a", reasoning="hm", finish_reason="tool_calls", tool_calls=[ToolCall(0, "c1", name="f", arguments="{}")]
+    )
     found = answer(end(summary=summary(first, Choice(1, content="b"), Choice(2), meta={"timings": {"n": 1}})))
     assert [(b.text, r) for b, r in found.choices] == [("a", "hm"), ("b", None)]
     assert found.meta == {"timings": {"n": 1}}
@@ -224,7 +228,9 @@ def test_poison_begin(record: dict[str, Any]) -> None:
         asked(record, "w0-b")
 
 
-@pytest.mark.parametrize("record", [{}, {"outcome": "fine", "at_us": 1}, {"outcome": "open", "at_us": 1}, {"outcome": "ok", "at_us": "x"}])
+@pytest.mark.parametrize(
+    "record", [{}, {"outcome": "fine", "at_us": 1}, {"outcome": "open", "at_us": 1}, {"outcome": "ok", "at_us": "x"}]
+)
 def test_poison_end(record: dict[str, Any]) -> None:
     with pytest.raises((KeyError, TypeError, ValueError)):
         replied(record, "chat")
