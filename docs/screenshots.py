@@ -81,7 +81,7 @@ def main(folder: Path) -> None:
         with Captures(Path(scratch)) as captures:
             _, uid, _ = demo(captures)
         with serve(captures.db, Path(scratch) / "log") as server, Browser(chromium, Path(scratch) / "profile") as browser:
-            for name, path, height in (("requests", "/", 760), ("transcript", f"/-/transcript/{uid}", 1000)):
+            for name, path, height in (("requests", "/", 760), ("transcript", f"/-/transcript/{uid}", 1180)):
                 browser.open(server.url + path, 1280, height)
                 browser.screenshot(folder / f"{name}.png")
                 print(folder / f"{name}.png")

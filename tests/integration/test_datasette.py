@@ -301,6 +301,17 @@ def test_a_fresh_database_has_an_empty_landing_page(tmp_path: Path) -> None:
         assert uid in server.get("/capture/requests").text
 
 
+def test_a_database_that_gets_its_tables_later_needs_no_restart(tmp_path: Path) -> None:
+    db = tmp_path / "capture.db"
+    db.touch()
+    with serve(db, tmp_path / "log") as server:
+        early = server.get("/")
+        assert early.status_code == 503 and "Reload in a moment" in early.text
+        with Captures(tmp_path):
+            assert server.get("/").status_code == 302
+            assert "No requests captured yet" in server.get("/capture/requests").text
+
+
 def test_a_copy_under_another_name_is_browsed_by_the_command(site: Site, tmp_path: Path) -> None:
     copy = tmp_path / "back up-may.1.db"
     with closing(sqlite3.connect(site.captures.db)) as live, closing(sqlite3.connect(copy)) as target:

@@ -82,8 +82,16 @@ def register_routes() -> list[tuple[str, Callable[..., Any]]]:
     return [(r"^/$", landing), (r"^/-/transcript/(?P<uid>[^/]+)$", transcript)]
 
 
-async def landing(datasette: Any) -> Any:
-    return _Response.redirect(datasette.urls.table(_capture(datasette).name, LANDING))
+async def landing(datasette: Any, request: Any) -> Any:
+    db = _capture(datasette)
+    if LANDING not in await db.view_names():
+        wait = {
+            "status": 503,
+            "title": "Nothing here yet",
+            "error": "The writer has not made its tables yet. Reload in a moment.",
+        }
+        return _Response.html(await datasette.render_template("error.html", wait, request=request), status=503)
+    return _Response.redirect(datasette.urls.table(db.name, LANDING))
 
 
 async def transcript(datasette: Any, request: Any) -> Any:

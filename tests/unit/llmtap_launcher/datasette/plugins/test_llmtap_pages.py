@@ -36,7 +36,11 @@ class Urls:
 
 @pytest.fixture
 def datasette() -> Any:
-    memory, captures = SimpleNamespace(name="_internal", is_memory=True), SimpleNamespace(name="backup", is_memory=False)
+    async def view_names() -> list[str]:
+        return ["requests"]
+
+    memory = SimpleNamespace(name="_internal", is_memory=True)
+    captures = SimpleNamespace(name="backup", is_memory=False, view_names=view_names)
     return SimpleNamespace(databases={"_internal": memory, "backup": captures}, urls=Urls())
 
 
@@ -48,7 +52,7 @@ def test_the_landing_page_is_the_requests_view_of_whatever_file_is_open(plugin: 
 
 
 async def test_the_root_leads_there(plugin: Any, datasette: Any) -> None:
-    answer = await plugin.landing(datasette)
+    answer = await plugin.landing(datasette, None)
     assert (answer.status, answer.headers["Location"]) == (302, "/backup/requests")
 
 
