@@ -79,9 +79,10 @@ def _resolve(root: type[Section], parts: list[str]) -> tuple[Path, Any]:
 
 
 def _unknown(variable: str, root: type[Section]) -> str:
-    names = {PREFIX + key.replace("[]", "__0").replace(".", "__").upper() for key in all_keys(root)}
-    found = difflib.get_close_matches(re.sub(r"__\d+__", "__0__", variable.upper()), sorted(names), n=1, cutoff=0.5)
-    return "no such setting; " + (f"did you mean {found[0]}?" if found else "see docs/configuration.md for the names")
+    names = sorted({key.replace("[]", "__0").replace(".", "__").upper() for key in all_keys(root)})
+    word = re.sub(r"__\d+__", "__0__", variable.upper()).removeprefix(PREFIX)
+    found = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    return "no such setting; " + (f"did you mean {PREFIX}{found[0]}?" if found else "see docs/configuration.md for the names")
 
 
 def _value(text: str, kind: Any) -> tuple[Any, str | None]:

@@ -110,7 +110,9 @@ class _Merged:
         if document.errors or document.tree is None:  # an empty file means the defaults
             return
         if not isinstance(document.tree, dict):
-            self.problems.append(Problem(Origin(source, 1), "", "must be a mapping with sections, like `server:`; see docs"))
+            self.problems.append(
+                Problem(Origin(source, 1), "", "must be a mapping with sections, like `server:`; see docs/configuration.md")
+            )
             return
         for known, number in document.lines.items():
             self.origins[known] = Origin(source, number, literal=True)

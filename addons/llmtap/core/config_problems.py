@@ -109,10 +109,10 @@ def all_keys(model: type[Section], prefix: str = "") -> Iterator[str]:
             yield from all_keys(inner, f"{prefix}{key}." if inner is kind else f"{prefix}{key}[].")
 
 
-def near(word: str, known: Iterable[str]) -> str | None:
-    """The known word most like `word`, or None. Case and hyphens do not count."""
+def near(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known word most like `word` (1: the same), or None. Case and hyphens do not count."""
     names = {k.lower(): k for k in known}
-    found = difflib.get_close_matches(word.lower().replace("-", "_"), names, n=1, cutoff=0.6)
+    found = difflib.get_close_matches(word.lower().replace("-", "_"), names, n=1, cutoff=cutoff)
     return names[found[0]] if found else None
 
 
@@ -123,10 +123,10 @@ def unknown_key(root: type[Section], path: Path) -> str:
         section = below(section, part)
     siblings = list(keys_of(section)) if isinstance(section, type) and issubclass(section, Section) else []
     word = str(path[-1])
-    guess = near(word, siblings)
+    elsewhere = [k for k in all_keys(root) if k.rpartition(".")[2] == word.lower().replace("-", "_")]
+    guess = near(word, siblings, cutoff=0.8 if elsewhere else 0.6)
     if guess is not None:
         return f'no such key; did you mean "{guess}"?'
-    elsewhere = [k for k in all_keys(root) if k.rpartition(".")[2] == word.lower().replace("-", "_")]
     if elsewhere:
         return f"no such key here; did you mean {' or '.join(elsewhere[:3])}?"
     return f"no such key; the keys here are {', '.join(siblings)}"

@@ -154,8 +154,9 @@ def _route(value: str) -> str:
 
 
 def _command(value: str) -> str:
+    _not_empty(value)
     try:
-        words = shlex.split(_not_empty(value))
+        words = shlex.split(value)
     except ValueError:
         raise ValueError("must be a command line as for a shell, its quotes closed") from None
     if not words:

@@ -39,7 +39,9 @@ def read(text: str) -> Document:
     """The document in `text`; an empty one is None. Never raises: what is wrong is in `errors` (then do not use `tree`)."""
     document = Document()
     try:
-        node = YAML(typ="safe", pure=True).compose(text)
+        yaml = YAML(typ="safe", pure=True)
+        yaml.composer.warn_double_anchors = False  # YAML 1.2 allows them
+        node = yaml.compose(text)
         if node is not None:
             document.tree = _Converter(document).convert(node, ())
     except _TooLarge:

@@ -1,0 +1,63 @@
+"""Warnings: what deserves one, and that an ordinary configuration has none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llmtap.core.config import Config
+from llmtap.core.config_advice import advice, is_loopback
+
+BACKENDS = [{"name": "a", "url": "http://127.0.0.1:8081"}]
+
+
+def keys(**sections: Any) -> list[str]:
+    return [a.key for a in advice(Config.model_validate({"backends": BACKENDS} | sections))]
+
+
+def test_an_ordinary_configuration_has_none() -> None:
+    assert keys() == []
+    assert keys(server={"host": "localhost"}, datasette={"host": "::1"}) == []
+
+
+def test_an_open_gateway() -> None:
+    assert keys(server={"host": "0.0.0.0"}) == ["server.host"]
+    assert keys(server={"host": "gpu.example.org"}) == ["server.host"]
+    assert keys(server={"host": "0.0.0.0"}, auth={"enabled": True}) == []
+
+
+def test_an_open_database_page() -> None:
+    assert keys(datasette={"host": "0.0.0.0"}) == ["datasette.host"]
+    assert keys(datasette={"host": "0.0.0.0", "enabled": False}) == []
+    assert keys(datasette={"host": "0.0.0.0"}, capture={"enabled": False}) == []
+
+
+def test_no_backend() -> None:
+    assert keys(backends=[]) == ["backends"]
+
+
+def test_the_gateway_as_its_own_backend() -> None:
+    assert keys(backends=[{"name": "a", "url": "http://localhost:8000"}]) == ["backends[0].url"]
+    assert keys(backends=[{"name": "a", "url": "http://gpu:8000"}]) == []
+    assert keys(backends=[{"name": "a", "launch": {"model": "m"}}, {"name": "u", "url": "unix:///x"}]) == []
+
+
+def test_one_server_twice() -> None:
+    again = [*BACKENDS, {"name": "b", "url": "http://127.0.0.1:8081/"}]
+    (found,) = advice(Config.model_validate({"backends": again}))
+    assert str(found) == "backends[1].url: is the URL of backend a too: one server, counted as two"
+
+
+def test_required_capture_that_is_off() -> None:
+    assert keys(capture={"enabled": False, "required": True}) == ["capture.required"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.0.1", "::1", "LOCALHOST."])
+def test_loopback(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "h"])
+def test_not_loopback(host: str) -> None:
+    assert not is_loopback(host)
