@@ -14,10 +14,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 
@@ -31,6 +32,7 @@ class SimHandle:
     process: subprocess.Popen[str]
     port: int
     model: str
+    _stderr: IO[bytes]
 
     @property
     def url(self) -> str:
@@ -40,6 +42,11 @@ class SimHandle:
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    def stderr(self) -> str:
+        """What it has written to standard error so far."""
+        self._stderr.flush()
+        return os.pread(self._stderr.fileno(), 1 << 20, 0).decode("utf-8", "replace")
 
     def requests(self, path: str | None = None) -> list[dict[str, Any]]:
         """The last requests that reached it, oldest first: method, path, headers, body, status, tokens, finished, aborted."""
@@ -87,19 +94,23 @@ def sim_environment() -> dict[str, str]:
 @contextlib.contextmanager
 def running_sim(model: str = "sim-small", **options: Any) -> Iterator[SimHandle]:
     """Starts a sim and waits for its ready line; `options` as for `sim_command`. Whatever happens, it is gone afterwards."""
-    process = subprocess.Popen(
-        sim_command(model=model, **options), stdout=subprocess.PIPE, text=True, cwd=ROOT, env=sim_environment()
-    )
-    assert process.stdout is not None
-    try:
-        line = process.stdout.readline()
-        assert line.startswith("llmtap sim:"), f"the sim did not start: {line!r}, exit status {process.poll()}"
-        yield SimHandle(process, int(line.rpartition(":")[2]), model)
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        process.stdout.close()
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            sim_command(model=model, **options), stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT, env=sim_environment()
+        )
+        assert process.stdout is not None
+        handle = SimHandle(process, 0, model, errors)
+        try:
+            line = process.stdout.readline()
+            assert line.startswith("llmtap sim:"), f"the sim did not start: {line!r} {handle.stderr()!r}"
+            handle.port = int(line.rpartition(":")[2])
+            yield handle
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            process.stdout.close()
+            sys.stderr.write(handle.stderr())  # pytest shows it beside a failure
 
 
 @contextlib.asynccontextmanager

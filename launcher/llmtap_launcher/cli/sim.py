@@ -9,19 +9,12 @@ import click
 from llmtap_launcher.sim import faults
 
 
-class RuleType(click.ParamType[faults.Rule]):
-    """`KIND[=ARG][:PROBABILITY|:COUNT]`."""
-
-    name = "fault"
-
-    def convert(self, value: str | faults.Rule, param: click.Parameter | None, ctx: click.Context | None) -> faults.Rule:
-        """A rule, or click's error with what would be right."""
-        if isinstance(value, faults.Rule):
-            return value
-        try:
-            return faults.parse_rule(value)
-        except faults.FaultError as error:
-            self.fail(str(error), param, ctx)
+def parse_rules(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[faults.Rule, ...]:
+    """`KIND[=ARG][:PROBABILITY|:COUNT]` of each --fail, or click's error with what would be right."""
+    try:
+        return tuple(faults.parse_rule(value) for value in values)
+    except faults.FaultError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
 
 
 _FAULTS = "\n".join(f"  {kind:<20}{text}" for kind, text in faults.DESCRIPTIONS.items())
@@ -58,7 +51,7 @@ One request asks for a fault or a pace of its own by a header or anywhere in its
     help="Pace of each stream; 0 is as fast as possible.",
 )
 @click.option("--ttft-ms", type=click.FloatRange(min=0), default=20.0, show_default=True, help="Time to the first token.")
-@click.option("--fail", "rules", type=RuleType(), multiple=True, metavar="SPEC", help="A fault, see above; may be repeated.")
+@click.option("--fail", "rules", callback=parse_rules, multiple=True, metavar="SPEC", help="A fault, see above; may be repeated.")
 @click.option("--api-key", metavar="KEY", help="Guard /v1 as vLLM's --api-key does.")
 @click.option("--max-model-len", type=click.IntRange(min=16), default=32768, show_default=True, help="Context length in tokens.")
 @click.option(
