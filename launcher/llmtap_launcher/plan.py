@@ -171,11 +171,12 @@ def _backend(backend: Backend, launch: Launch, run: str, env: Mapping[str, str],
         startup_timeout_s=launch.startup_timeout_s,
         listens=(host, port),
         port_hint="set another url for the backend",
+        policy=RestartPolicy(startup_limit=3),
     )
     if launch.engine == "sim":
         argv = sim_argv(launch.model, host, port, launch.args)
         return replace(base, argv=argv, env={**child_env(run, env), **launch.env}, grace_s=5.0)
-    slow = replace(base, probe_interval_s=0.5, grace_s=15.0, policy=RestartPolicy(startup_limit=3))
+    slow = replace(base, probe_interval_s=0.5, grace_s=15.0)
     try:
         command = vllm_command(launch.command_words, launch.venv, env)
     except ConfigError as error:

@@ -190,6 +190,12 @@ class Process:
             await self._change()
         return self.state
 
+    async def tried(self) -> State:
+        """Wait until its first attempt is over: ready, failed, stopped, or about to be started again."""
+        while self.state is State.STOPPING or (self.state is State.STARTING and self.error is None):
+            await self._change()
+        return self.state
+
     async def stop(self, grace_s: float | None = None) -> None:
         """Have it stopped, and wait: SIGTERM to the group, `grace_s` seconds (default: the spec's), SIGKILL to the group."""
         if self.state is State.STOPPED:

@@ -138,7 +138,7 @@ class Supervisor:
         self._folder.write(self.state())
 
     async def _patiently(self, processes: Iterable[Process | None]) -> None:
-        waiting = [asyncio.create_task(process.settled()) for process in processes if process is not None]
+        waiting = [asyncio.create_task(process.tried()) for process in processes if process is not None]
         if waiting:
             _, pending = await asyncio.wait(waiting, timeout=PATIENCE_S)
             for task in pending:

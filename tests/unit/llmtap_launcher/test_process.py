@@ -257,6 +257,18 @@ async def test_settled_and_environment(watch: Watch) -> None:
     await process.stop()
 
 
+async def test_tried_does_not_wait_for_restarts() -> None:
+    async def forever(seconds: float) -> None:
+        await asyncio.Event().wait()
+
+    process = Process(Spec("a", python("raise SystemExit(1)"), ready=never), log=lambda name, line: None, sleep=forever)
+    assert await process.tried() is State.STOPPED
+    await process.start()
+    assert await process.tried() is State.STARTING
+    assert process.error == "exited with status 1; starting again in 1 s"
+    await process.stop()
+
+
 def test_default_log(capsys: pytest.CaptureFixture[str]) -> None:
     log_to_stderr("a", "line")
     assert capsys.readouterr().err == "a | line\n"

@@ -135,6 +135,15 @@ async def test_slow_engines_are_not_waited_for(bench: Bench) -> None:
     assert supervisor.backends[0].state is State.STOPPED
 
 
+async def test_a_backend_that_keeps_failing_does_not_hold_up_the_rest(bench: Bench) -> None:
+    failing = Spec("a", [sys.executable, "-c", "raise SystemExit(2)"], ready=never, policy=RestartPolicy(first_s=600, max_s=600))
+    supervisor = bench.supervisor(Plan(bench.spec("gateway"), backends=(failing,)))
+    async with asyncio.timeout(20):
+        await supervisor.start()
+    assert supervisor.backends[0].error == "exited with status 2; starting again in 600 s"
+    await supervisor.stop()
+
+
 async def test_a_crash_loop_leaves_the_others_running(bench: Bench) -> None:
     crashing = Spec("a", bench.spec("a").argv, ready=up, policy=RestartPolicy(first_s=0.01, crash_limit=2))
     supervisor = bench.supervisor(Plan(bench.spec("gateway"), backends=(crashing,)))
