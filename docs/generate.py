@@ -283,7 +283,54 @@ def _schema_page() -> str:
 
 
 #: generated files
+def _commands_page() -> str:
+    """Every command with its `--help`, as the terminal shows it at 100 columns."""
+    from click.testing import CliRunner
+
+    from llmtap_launcher.cli import COMMANDS, cli
+
+    out = ["# Commands", "", "`llmtap COMMAND --help` prints these. `python -m llmtap_launcher` is the same program.",
+           "Exit status: 0 done, 1 failed (one clear line on stderr), 2 wrong usage.", ""]  # fmt: skip
+    groups = [[name] for name in COMMANDS] + [["engine", "install"]]
+    for words in sorted(groups):
+        done = CliRunner().invoke(cli, [*words, "--help"], prog_name="llmtap", terminal_width=100)
+        out += [
+            f"## llmtap {' '.join(words)}",
+            "",
+            "```text",
+            *(line.rstrip() for line in done.output.strip().splitlines()),
+            "```",
+            "",
+        ]
+    return "\n".join(out)
+
+
+def _metrics_page() -> str:
+    """Every metric of the gateway: name, type, labels, meaning."""
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.metrics import MetricWrapperBase
+
+    from llmtap.metrics import GatewayMetrics
+
+    metrics = GatewayMetrics(CollectorRegistry(), Config().metrics.max_model_len, lambda model: True)
+    rows = []
+    for metric in vars(metrics).values():
+        if isinstance(metric, MetricWrapperBase):
+            name = metric._name + ("_total" if metric._type == "counter" else "")
+            labels = ", ".join(f"`{label}`" for label in metric._labelnames) or "–"
+            rows.append((name, f"| `{name}` | {metric._type} | {labels} | {metric._documentation} |"))
+    return "\n".join([
+        "# Metrics", "",
+        "`/metrics` is Prometheus' text format (OpenMetrics when asked for), `/internal/metrics` JSON, `/stats` the state now.",
+        "Seconds and bytes. `model`: a name a backend serves, else `other`; `key`: a key's name; latency buckets are vLLM's.",
+        "", "| name | type | labels | meaning |", "|---|---|---|---|", *(row for _, row in sorted(rows)),
+        "| `llmtap_build_info` | gauge | `version`, `python` | Version of llmtap and Python. |", "",
+    ])  # fmt: skip
+
+
 FILES: dict[str, Callable[[], str]] = {
+    "commands.md": _commands_page,
+    "metrics.md": _metrics_page,
     "llmtap.example.yaml": example,
     "llmtap.schema.json": lambda: json.dumps(schema(), indent=2) + "\n",
     "schema.md": _schema_page,
