@@ -29,13 +29,14 @@ def test_reverse_target(mode: list[str], url: str | None) -> None:
 
 
 @pytest.fixture
-def opts() -> options.Options:
+async def opts() -> options.Options:
+    # a fixture on the loop: mitmproxy's master would make, and never close, one of its own
     with taddons.context() as context:
         settings.declare(Loader(context.master))
         return context.master.options
 
 
-def test_the_reverse_target_is_the_one_backend(opts: options.Options, tmp_path: Path) -> None:
+async def test_the_reverse_target_is_the_one_backend(opts: options.Options, tmp_path: Path) -> None:
     file = tmp_path / "llmtap.yaml"
     file.write_text("backends: [{name: other, url: 'http://10.0.0.1:1'}]\nserver: {port: 9999}\n")
     opts.update(llmtap_config=str(file))
@@ -45,11 +46,11 @@ def test_the_reverse_target_is_the_one_backend(opts: options.Options, tmp_path: 
     assert [b.url for b in config.backends] == ["http://127.0.0.1:8081"] and config.server.port == 9999
 
 
-def test_no_file_is_no_error(opts: options.Options, tmp_path: Path) -> None:
+async def test_no_file_is_no_error(opts: options.Options, tmp_path: Path) -> None:
     assert settings.load_config(opts, {}, tmp_path).server.port == 8000
 
 
-def test_a_file_that_is_named_must_exist(opts: options.Options, tmp_path: Path) -> None:
+async def test_a_file_that_is_named_must_exist(opts: options.Options, tmp_path: Path) -> None:
     opts.update(llmtap_config=str(tmp_path / "missing.yaml"))
     with pytest.raises(ConfigError) as caught:
         settings.load_config(opts, {}, tmp_path)
