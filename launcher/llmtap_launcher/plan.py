@@ -154,11 +154,19 @@ def facts(setup: Setup) -> dict[str, Any]:
                 "url": backend.url,
                 "kind": backend.kind,
                 "engine": backend.launch.engine if backend.launch is not None else None,
-                "model": backend.launch.model if backend.launch is not None else None,
+                "model": served_name(backend.launch) if backend.launch is not None else None,
             }
             for backend in config.backends
         ],
     }
+
+
+def served_name(launch: Launch) -> str:
+    """The name clients use for the model: the first of `served-model-name`, if that is set."""
+    names = next((value for key, value in launch.args.items() if key.replace("_", "-") == "served-model-name"), None)
+    if isinstance(names, list | tuple):
+        names = names[0] if names else None
+    return str(names) if names else launch.model
 
 
 def _backend(backend: Backend, launch: Launch, run: str, env: Mapping[str, str], *, alone: bool) -> Spec:

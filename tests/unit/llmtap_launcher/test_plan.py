@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from llmtap.core import config_load
-from llmtap.core.config import Config
+from llmtap.core.config import Config, Launch
 from llmtap.core.errors import ConfigError
 from llmtap_launcher.guard import RUN_VARIABLE
-from llmtap_launcher.plan import Setup, decide, make_plan, writer_ready
+from llmtap_launcher.plan import Setup, decide, make_plan, served_name, writer_ready
 from llmtap_launcher.process import Started
 from llmtap_launcher.runtime import RunFolder
 from llmtap_launcher.store.status import StatusFile, WriterStatus
@@ -155,3 +155,10 @@ def test_a_port_of_mitmweb_that_is_taken(tmp_path: Path) -> None:
     finally:
         if held is not None:
             held.close()
+
+
+def test_the_name_clients_use() -> None:
+    assert served_name(Launch(model="org/m")) == "org/m"
+    assert served_name(Launch(model="org/m", args={"served_model_name": ["x", "y"]})) == "x"
+    assert served_name(Launch(model="org/m", args={"served-model-name": "z"})) == "z"
+    assert served_name(Launch(model="org/m", args={"served-model-name": []})) == "org/m"
