@@ -1,0 +1,50 @@
+"""The gateway lane: a proxy mode inside mitmproxy that does its own I/O and fires mitmproxy's hooks.
+
+    inbound   client bytes → requests          client    one client connection
+    relay     one exchange, top to bottom      upstream  one backend connection, pool: all of them
+    head, body  framing on the wire            mode      what mitmproxy sees of it, mitm: what it sees of mitmproxy
+
+HTTP/1.1 and 1.0 with clients, HTTP/1.1 with backends; TLS and UNIX sockets on request. Not here: HTTP/2 (use a stock mode),
+websockets (501). Importing this package registers the mode `gateway`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+
+from mitmproxy import ctx, http
+from mitmproxy.master import Master
+
+from llmtap.core.plan import Plan
+from llmtap.lane.lane import Answer, Lane, LastWords, lane_of
+from llmtap.lane.limits import LaneLimits
+from llmtap.lane.mitm import uvloop_loop_factory
+from llmtap.lane.mode import default_mode
+
+
+def install(
+    *,
+    plans: MutableMapping[http.HTTPFlow, Plan],
+    answer: Answer,
+    limits: LaneLimits | None = None,
+    last_words: LastWords | None = None,
+    reuse_port: bool = False,
+    master: Master | None = None,
+) -> Lane:
+    """Set up (or set anew) the lane of this mitmproxy; call from `load` or later, inside the event loop.
+
+    `plans`: weakly keyed, read after the `request` hook. `answer`: an error → the whole response. `last_words`: the end of a
+    stream that broke, given its last bytes; the default knows the three dialects. `limits` can be swapped later: `lane.limits`.
+    """
+    lane = lane_of(master or ctx.master)
+    lane.plans = plans
+    lane.answer = answer
+    if limits is not None:
+        lane.limits = limits
+    if last_words is not None:
+        lane.last_words = last_words
+    lane.reuse_port = reuse_port
+    return lane
+
+
+__all__ = ["Answer", "Lane", "LaneLimits", "LastWords", "default_mode", "install", "uvloop_loop_factory"]

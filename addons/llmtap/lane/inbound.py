@@ -1,0 +1,280 @@
+"""The client's bytes → requests. llhttp (httptools) parses; here are the rules it leaves to us, and the bounds.
+
+Refused, with the connection closed after the answer: targets that are not origin-form; a missing or repeated Host; any
+transfer-encoding but one `chunked`, and any at all in HTTP/1.0; methods that no inference API has; heads and trailers over
+the limits. llhttp itself refuses content-length next to transfer-encoding, repeated or odd lengths, bare line feeds, folded
+headers, control characters and malformed chunks. The same bytes give the same requests however they are cut.
+
+An `Upgrade` other than websocket is ignored, as RFC 9110 7.8 allows (Java's HTTP client asks for h2c with every first
+request). httptools cannot ignore one, so the request goes on in a second parser that is told its framing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import httptools
+
+from llmtap.core.errors import ApiError, BadRequest
+from llmtap.lane.head import Field, is_target
+from llmtap.lane.limits import LaneLimits
+from llmtap.lane.refusals import HeadTooLarge, NotSupported
+
+_METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS"))
+_VERSIONS = {"1.1": b"HTTP/1.1", "1.0": b"HTTP/1.0"}
+_NOT_HTTP = "the request is not valid HTTP"
+
+
+class Inbound:
+    """One request as it arrives. `fields`, `method` ... are set when the head is complete."""
+
+    __slots__ = (
+        "changed",
+        "complete",
+        "continue_expected",
+        "fields",
+        "keep_alive",
+        "length",
+        "method",
+        "overflow",
+        "parts",
+        "received",
+        "refusal",
+        "target",
+        "trailers",
+        "version",
+    )
+
+    def __init__(self) -> None:
+        self.method = b""
+        self.target = b""
+        self.version = b"HTTP/1.1"
+        self.fields: list[Field] = []
+        self.keep_alive = False
+        self.length: int | None = 0  # declared body size; None: chunked
+        self.continue_expected = False
+        self.parts: list[bytes] = []
+        self.received = 0
+        self.trailers: list[Field] = []
+        self.complete = False
+        self.overflow = False  # more body than the limit: what came of it is dropped
+        self.refusal: ApiError | None = None  # not a request we serve
+        self.changed: Callable[[], None] | None = None  # called when complete, too large or refused
+
+    @property
+    def rest(self) -> int | None:
+        """How much of the body is still to come; None when that is not known."""
+        return None if self.length is None else self.length - self.received
+
+    def body(self) -> bytes:
+        """The whole body; gives up the pieces."""
+        parts, self.parts = self.parts, []
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def refuse(self, error: ApiError) -> None:
+        if self.refusal is None:
+            self.refusal = error
+            self.parts.clear()
+            self._notify()
+
+    def _notify(self) -> None:
+        if self.changed is not None:
+            self.changed()
+
+
+class RequestParser:
+    """Feed bytes; requests whose head is complete (or that are refused) are appended to `ready`. After a refusal nothing
+    more is parsed: `dead`."""
+
+    def __init__(self, limits: LaneLimits, ready: Callable[[Inbound], None]) -> None:
+        self._limits = limits
+        self._ready = ready
+        self._parser = httptools.HttpRequestParser(self)
+        self._now: Inbound | None = None
+        self._head_done = False
+        self._begun = False  # a message began in this very feed
+        self._unread = 0  # bytes fed since something came of them
+        self._head_size = 0
+        self._priming = False
+        self.dead = False
+
+    @property
+    def between(self) -> bool:
+        """No request is half read."""
+        return self._now is None
+
+    @property
+    def in_head(self) -> bool:
+        return self._now is not None and not self._head_done
+
+    def limit(self, limits: LaneLimits) -> None:
+        """Other limits, from the next request on."""
+        self._limits = limits
+
+    def feed(self, data: bytes) -> None:
+        """Parse. Never raises; what is wrong becomes a refused `Inbound`."""
+        if self.dead:
+            return
+        self._begun = False
+        self._unread += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if not self.dead:
+                self._ignore_upgrade(data[upgrade.args[0] :])
+            return
+        except httptools.HttpParserError as error:
+            self._refuse(_reason(error))
+            return
+        if self.in_head and self._begun:
+            self._unread = 0  # an unknown part of this piece belongs to the message before
+        if self._unread > self._limits.max_head_bytes and self._now is not None:
+            # a head, a trailer or a chunk extension without end
+            self._refuse(self._too_large())
+
+    def _refuse(self, error: ApiError) -> None:
+        if self.dead:
+            return
+        self.dead = True
+        inbound = self._now if self._now is not None else Inbound()
+        shown = self._now is not None and self._head_done
+        inbound.keep_alive = False
+        inbound.refuse(error)
+        if not shown:
+            self._ready(inbound)
+
+    def _too_large(self) -> ApiError:
+        return HeadTooLarge(f"the request head is larger than {self._limits.max_head_bytes} bytes")
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Go on behind the head of a request whose Upgrade is ignored: llhttp took it to have no body."""
+        inbound = self._now
+        if inbound is None:
+            return
+        self._parser = httptools.HttpRequestParser(self)
+        framing = b"transfer-encoding: chunked" if inbound.length is None else b"content-length: %d" % inbound.length
+        self._priming = True
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n\r\n")
+        self._priming = False
+        if inbound.length == 0:
+            self.on_message_complete()
+        if rest:
+            self.feed(rest)
+
+    # ---- llhttp's callbacks; nothing here raises
+
+    def on_message_begin(self) -> None:
+        if self._priming or self.dead:
+            return
+        self._now = Inbound()
+        self._head_done = False
+        self._begun = True
+        self._head_size = 0
+
+    def on_url(self, url: bytes) -> None:
+        if self._now is not None and not self._priming:
+            self._now.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        inbound = self._now
+        if inbound is None or self._priming or self.dead:
+            return
+        self._head_size += len(name) + len(value) + 4
+        if value.endswith((b" ", b"\t")):
+            value = value.rstrip(b" \t")
+        fields = inbound.trailers if self._head_done else inbound.fields
+        fields.append((name, value))
+        if len(fields) > self._limits.max_headers:
+            self._refuse(HeadTooLarge(f"more than {self._limits.max_headers} headers"))
+        elif self._head_size > self._limits.max_head_bytes:
+            self._refuse(self._too_large())
+
+    def on_headers_complete(self) -> None:
+        inbound = self._now
+        if inbound is None or self._priming or self.dead:
+            return
+        parser = self._parser
+        inbound.method = parser.get_method()
+        version = _VERSIONS.get(parser.get_http_version())
+        if version is None:
+            self._refuse(BadRequest("only HTTP/1.1 and HTTP/1.0 are understood here"))
+            return
+        inbound.version = version
+        inbound.keep_alive = parser.should_keep_alive()
+        error = _judge(inbound, self._limits)
+        if error is None and parser.should_upgrade() and _is_websocket(inbound):
+            error = NotSupported("websocket connections are not supported")
+        if error is not None:
+            self._refuse(error)
+            return
+        self._head_done = True
+        self._unread = self._head_size = 0
+        if inbound.length is not None and inbound.length > self._limits.max_body_bytes:
+            inbound.overflow = True
+        self._ready(inbound)
+
+    def on_body(self, data: bytes) -> None:
+        inbound = self._now
+        if inbound is None or self.dead:
+            return
+        self._unread = 0
+        inbound.received += len(data)
+        if inbound.overflow:
+            return
+        if inbound.received > self._limits.max_body_bytes:
+            inbound.overflow = True
+            inbound.parts.clear()
+            inbound._notify()
+        else:
+            inbound.parts.append(data)
+
+    def on_message_complete(self) -> None:
+        inbound = self._now
+        if inbound is None or self.dead or self._priming or (self._parser.should_upgrade() and inbound.rest != 0):
+            return
+        self._now = None
+        self._unread = 0
+        inbound.complete = True
+        inbound._notify()
+
+
+def _judge(inbound: Inbound, limits: LaneLimits) -> ApiError | None:
+    """What is wrong with a complete head, or None. Sets what the body will be."""
+    if inbound.method not in _METHODS:
+        return NotSupported("this method is not supported")
+    if not is_target(inbound.target):
+        return BadRequest("the request target must be a path")
+    if len(inbound.target) > limits.max_head_bytes:
+        return HeadTooLarge(f"the request head is larger than {limits.max_head_bytes} bytes")
+    hosts = 0
+    coding: bytes | None = None
+    for name, value in inbound.fields:
+        size = len(name)
+        # four lengths out of all: cheaper than lowering every name
+        if size == 4 and name.lower() == b"host":
+            hosts += 1
+        elif size == 14 and name.lower() == b"content-length":
+            inbound.length = int(value)
+        elif size == 17 and name.lower() == b"transfer-encoding":
+            if coding is not None:
+                return BadRequest(_NOT_HTTP + ": transfer-encoding twice")
+            coding = value
+        elif size == 6 and name.lower() == b"expect" and value.lower() == b"100-continue":
+            inbound.continue_expected = True
+    if hosts > 1 or (hosts == 0 and inbound.version == b"HTTP/1.1"):
+        return BadRequest(_NOT_HTTP + ": it needs exactly one Host header")
+    if coding is not None:
+        if coding.lower() != b"chunked" or inbound.version != b"HTTP/1.1":
+            return BadRequest(_NOT_HTTP + ": the only transfer-encoding is chunked")
+        inbound.length = None
+    return None
+
+
+def _is_websocket(inbound: Inbound) -> bool:
+    return any(n.lower() == b"upgrade" and b"websocket" in v.lower() for n, v in inbound.fields)
+
+
+def _reason(error: httptools.HttpParserError) -> ApiError:
+    if isinstance(error, httptools.HttpParserInvalidMethodError):
+        return NotSupported("this method is not supported")
+    return BadRequest(f"{_NOT_HTTP}: {error}")

@@ -1,0 +1,217 @@
+"""Everything of mitmproxy that is not documented API and that the lane stands on, so that an upgrade that breaks it says what.
+
+    mode_specs.ProxyMode, mode_servers.ServerInstance   subclassing registers in a private table (a second time asserts)
+    Proxyserver.connections                             mitmproxy's count of connections and target of `inject.*`
+    AddonManager.chain / register / remove / clear      what `hooks_of` and `on_addons_changed` read and wrap
+    addonmanager.traverse                               an addon and its sub-addons in dispatch order
+    Request / Response / Headers / RequestData ...      built without their constructors: `MessageData.__post_init__` checks
+                                                        every field's type, 110 us a message
+    Flow.kill / Flow._resume_event                      kill() does not wake whoever waits for the held flow (issue 4711)
+    Master.shutdown                                     replaced on the instance, to drain before the end
+    status_codes.RESPONSES                              reason phrases
+    asyncio_utils.set_eager_task_factory                sets `asyncio.eager_task_factory`, which uvloop calls with an
+                                                        argument that Python 3.13's does not know
+
+Each has a test in tests/unit/llmtap/lane/test_mitm.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from mitmproxy import addonmanager, http
+from mitmproxy.addonmanager import AddonManager
+from mitmproxy.flow import Flow
+from mitmproxy.master import Master
+from mitmproxy.net.http import status_codes
+from mitmproxy.proxy.mode_servers import ServerInstance, ServerManager
+from mitmproxy.proxy.mode_specs import ProxyMode
+
+Fields = tuple[tuple[bytes, bytes], ...]
+Hook = Callable[[Any], Awaitable[None] | None]
+
+#: status → reason phrase
+REASONS: dict[int, bytes] = {status: reason.encode() for status, reason in status_codes.RESPONSES.items()}
+
+# ---- messages
+
+
+def headers(fields: Fields) -> http.Headers:
+    """`http.Headers(fields)` without checking that bytes are bytes."""
+    made: http.Headers = object.__new__(http.Headers)
+    made.fields = fields
+    return made
+
+
+def request(host: str, port: int, method: bytes, path: bytes, version: bytes, fields: Fields, at: float) -> http.Request:
+    """The request of a flow whose head has arrived: origin-form, no content yet, started `at` (epoch seconds)."""
+    data: http.RequestData = object.__new__(http.RequestData)
+    data.__dict__.update(
+        http_version=version,
+        headers=headers(fields),
+        content=None,
+        trailers=None,
+        timestamp_start=at,
+        timestamp_end=None,
+        host=host,
+        port=port,
+        method=method,
+        scheme=b"http",
+        authority=b"",
+        path=path,
+    )
+    made: http.Request = object.__new__(http.Request)
+    made.data = data
+    return made
+
+
+def response(status: int, reason: bytes, version: bytes, fields: Fields, at: float) -> http.Response:
+    """The response of a flow whose head has arrived from a backend `at` (epoch seconds)."""
+    data: http.ResponseData = object.__new__(http.ResponseData)
+    data.__dict__.update(
+        http_version=version,
+        headers=headers(fields),
+        content=None,
+        trailers=None,
+        timestamp_start=at,
+        timestamp_end=None,
+        status_code=status,
+        reason=reason,
+    )
+    made: http.Response = object.__new__(http.Response)
+    made.data = data
+    return made
+
+
+# ---- addons
+
+
+def hooks_of(manager: AddonManager, name: str) -> tuple[tuple[Hook, ...], ...]:
+    """Who implements a hook: one group for each element of the chain, because an exception ends its own group only."""
+    groups = []
+    for top in manager.chain:
+        found = []
+        for addon in addonmanager.traverse([top]):
+            hook = getattr(addon, name, None)
+            if hook is not None and callable(hook) and not isinstance(hook, types.ModuleType):
+                found.append(hook)
+        if found:
+            groups.append(tuple(found))
+    return tuple(groups)
+
+
+def on_addons_changed(manager: AddonManager, changed: Callable[[], None]) -> None:
+    """Call `changed` before and after every addon comes or goes (script reload, interfaces, options)."""
+    for name in ("register", "remove", "clear"):
+        setattr(manager, name, _announcing(getattr(manager, name), changed))
+
+
+def _announcing(call: Callable[..., Any], changed: Callable[[], None]) -> Callable[..., Any]:
+    def wrapped(*args: Any) -> Any:
+        changed()
+        try:
+            return call(*args)
+        finally:
+            changed()
+
+    return wrapped
+
+
+# ---- flows
+
+
+async def resumed(flow: Flow) -> None:
+    """Wait until a held flow is resumed or killed."""
+    if not flow.intercepted:
+        return
+    if flow._resume_event is None:
+        flow._resume_event = asyncio.Event()
+    event = flow._resume_event
+    kill: Callable[[], None] = flow.kill
+
+    def kill_and_wake() -> None:
+        kill()
+        event.set()
+
+    flow.kill = kill_and_wake  # type: ignore[method-assign]
+    try:
+        await event.wait()
+    finally:
+        del flow.kill  # the class's own again
+
+
+# ---- the process
+
+
+def register_connection(manager: ServerManager, client_id: str, handler: object) -> None:
+    manager.connections[client_id] = handler  # type: ignore[assignment]
+
+
+def forget_connection(manager: ServerManager, client_id: str) -> None:
+    manager.connections.pop(client_id, None)
+
+
+def drain_before_shutdown(master: Master, drain: Callable[[], Awaitable[None]]) -> None:
+    """Let `drain` finish before mitmproxy ends (SIGTERM, Ctrl-C, quit). A second request to end does so at once."""
+    shutdown: Callable[[], None] = master.shutdown
+    draining: set[asyncio.Task[None]] = set()
+
+    async def drained() -> None:
+        try:
+            await drain()
+        finally:
+            shutdown()
+
+    def begin() -> None:
+        if draining:
+            shutdown()
+        else:
+            draining.add(master.event_loop.create_task(drained()))
+
+    def wrapped() -> None:
+        master.event_loop.call_soon_threadsafe(begin)
+
+    master.shutdown = wrapped  # type: ignore[method-assign]
+
+
+def _eager_task(
+    loop: asyncio.AbstractEventLoop, coro: Any, *, name: str | None = None, context: Any = None, **_: Any
+) -> asyncio.Task[Any]:
+    return asyncio.Task(coro, loop=loop, name=name, context=context, eager_start=True)
+
+
+def uvloop_loop_factory() -> asyncio.AbstractEventLoop:
+    """A new uvloop that accepts mitmproxy's eager task factory: `asyncio.Runner(loop_factory=uvloop_loop_factory)`.
+
+    Raises ImportError where uvloop is not installed.
+    """
+    import uvloop
+
+    class Loop(uvloop.Loop):
+        def set_task_factory(self, factory: Any) -> None:
+            super().set_task_factory(_eager_task if factory is asyncio.eager_task_factory else factory)
+
+    return Loop()
+
+
+__all__ = [
+    "REASONS",
+    "Fields",
+    "Hook",
+    "ProxyMode",
+    "ServerInstance",
+    "ServerManager",
+    "drain_before_shutdown",
+    "forget_connection",
+    "headers",
+    "hooks_of",
+    "on_addons_changed",
+    "register_connection",
+    "request",
+    "response",
+    "resumed",
+    "uvloop_loop_factory",
+]

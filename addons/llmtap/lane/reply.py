@@ -1,0 +1,139 @@
+"""A backend's bytes → one response: head, body pieces, trailers, end. No I/O.
+
+Interim responses (100, 103) are swallowed. Bytes after the end never become part of anything: they make the connection
+unfit for another request. A response without length ends with the connection (`until_close`).
+"""
+
+from __future__ import annotations
+
+import httptools
+
+from llmtap.lane.head import Field
+
+_MAX_HEAD = 256 << 10
+_MAX_FIELDS = 400
+_MAX_INTERIM = 32
+
+
+class ReplyParser:
+    """`expect` before every request; then `feed`. `error` says what was wrong with the bytes."""
+
+    def __init__(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self.expect(head_only=False)
+
+    def expect(self, head_only: bool) -> None:
+        """Make ready for the response to the next request; `head_only` when that is HEAD."""
+        self.status = 0
+        self.reason = b""
+        self.version = b"HTTP/1.1"
+        self.fields: list[Field] = []
+        self.trailers: list[Field] = []
+        self.parts: list[bytes] = []
+        self.buffered = 0  # bytes in `parts`
+        self.head_done = self.complete = self.keep_alive = self.until_close = self.surplus = False
+        self.error: str | None = None
+        self._head_only = head_only
+        self._head_size = 0
+        self._interim = 0
+        self._in_interim = False
+
+    def feed(self, data: bytes) -> None:
+        """Parse. Never raises; see `error` (fatal) and `surplus` (response fine, connection not)."""
+        if not self.head_done:
+            self._head_size += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._wrong("it switched protocols unasked")
+        except httptools.HttpParserError as error:
+            self._wrong(str(error))
+        if not self.head_done and self._head_size > _MAX_HEAD:
+            self._wrong("its head is too large")
+
+    def closed(self) -> bool:
+        """The connection has ended. True when that completes the response."""
+        if self.head_done and not self.complete and self.until_close and self.error is None:
+            self.complete = True
+        return self.complete
+
+    def take(self) -> bytes:
+        """The body so far; gives it up."""
+        parts, self.parts, self.buffered = self.parts, [], 0
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _wrong(self, what: str) -> None:
+        if self.complete:
+            self.surplus = True
+        elif self.error is None:
+            self.error = what
+
+    # ---- llhttp's callbacks
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            self.surplus = True
+
+    def on_status(self, reason: bytes) -> None:
+        if not self.complete:
+            self.reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.complete:
+            return
+        if value.endswith((b" ", b"\t")):
+            value = value.rstrip(b" \t")
+        fields = self.trailers if self.head_done else self.fields
+        fields.append((name, value))
+        if len(fields) > _MAX_FIELDS:
+            self._wrong("it has too many headers")
+            fields.clear()
+
+    def on_headers_complete(self) -> None:
+        if self.complete:
+            return
+        parser = self._parser
+        status = parser.get_status_code()
+        if 100 <= status < 200:
+            self._in_interim = True
+            self._interim += 1
+            if self._interim > _MAX_INTERIM:
+                self._wrong("too many interim responses")
+            return
+        version = parser.get_http_version()
+        if version not in ("1.1", "1.0") or not 200 <= status <= 999:
+            self._wrong("it is not an HTTP/1 response")
+            return
+        self.version = b"HTTP/1.1" if version == "1.1" else b"HTTP/1.0"
+        self.status = status
+        self.keep_alive = parser.should_keep_alive()
+        codings = [value.lower() for name, value in self.fields if len(name) == 17 and name.lower() == b"transfer-encoding"]
+        if codings and (codings != [b"chunked"] or version != "1.1"):
+            self._wrong("its transfer-encoding is not chunked")
+            return
+        self.until_close = not codings and not self.keep_alive and not self._has_length()
+        self.head_done = True
+        if self._head_only:
+            self._end()
+            self._parser = httptools.HttpResponseParser(self)  # the old one waits for a body
+
+    def _has_length(self) -> bool:
+        return any(len(name) == 14 and name.lower() == b"content-length" for name, _ in self.fields)
+
+    def on_body(self, data: bytes) -> None:
+        if self.complete:
+            self.surplus = True
+        elif self.head_done:
+            self.parts.append(data)
+            self.buffered += len(data)
+
+    def on_message_complete(self) -> None:
+        if self._in_interim:
+            self._in_interim = False
+            self.reason = b""
+            self.fields.clear()
+        elif self.head_done and not self.complete:
+            self._end()
+
+    def _end(self) -> None:
+        self.complete = True

@@ -1,0 +1,180 @@
+"""One connection to a backend: sends a request, hands out the response while it arrives, says how it failed.
+
+While a response streams, `sink` is called from inside `data_received`: no task wakes up for a chunk. Without a sink the body
+collects in the parser, and above the high-water mark the backend is no longer read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mitmproxy.connection import Client, ConnectionState, Server
+
+from llmtap.core.plan import FailureReason, Target
+from llmtap.lane.reply import ReplyParser
+
+if TYPE_CHECKING:
+    from llmtap.lane.pool import Pool
+
+
+class Failure(Exception):
+    """The backend did not do its part. `str()` is for the client: it has nothing of the backend's bytes in it."""
+
+    def __init__(self, reason: FailureReason, message: str) -> None:
+        super().__init__(message)
+        self.reason: FailureReason = reason
+
+
+class Upstream(asyncio.Protocol):
+    """States: idle in the pool (`busy` false) → sent → head → complete → back to the pool, or failed, or closed."""
+
+    def __init__(self, pool: Pool, target: Target, server: Server, client: Client) -> None:
+        self._pool = pool
+        self.key = pool.key(target)
+        self.server = server
+        self.client = client  # on whose behalf it was opened, for the hooks
+        self.reply = ReplyParser()
+        self.transport: asyncio.Transport
+        self.sink: Callable[[bytes], None] | None = None
+        self.failure: Exception | None = None
+        self.busy = False
+        self.answered = False  # at least one byte of the current response has come
+        self.closed = False
+        self.idle_since = 0.0
+        self._waiter: asyncio.Future[None] | None = None
+        self._whole = False  # what the waiter waits for: the whole response, or its head
+        self._paused = False
+
+    # ---- asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if not self.busy:
+            self.close()  # unsolicited: it must never answer the next request
+            return
+        self.answered = True
+        reply = self.reply
+        reply.feed(data)
+        if reply.parts and self.sink is not None:
+            self.sink(reply.take())
+            if self.given_up:
+                return  # by the sink
+        elif reply.buffered > self._pool.high_water and not self._whole:
+            self.pause()
+        if reply.error is not None:
+            self.fail(Failure("protocol", f"the backend's response is not valid HTTP: {reply.error}"))
+        elif reply.complete or (reply.head_done and not self._whole):
+            self._wake()
+
+    def eof_received(self) -> bool:
+        return False  # a backend that stops sending is done with us
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        self.server.state = ConnectionState.CLOSED
+        self.server.timestamp_end = time.time()
+        self._pool.lost(self)
+        if not self.busy or self.reply.complete:
+            return
+        if exc is None and self.reply.closed():
+            self._wake()
+        elif exc is None:
+            self.fail(Failure("closed", "the backend closed the connection before its response was complete"))
+        else:
+            self.fail(Failure("reset", "the connection to the backend broke"))
+
+    # ---- for the exchange
+
+    def send(self, head: bytes, body: bytes, head_only: bool) -> None:
+        """A whole request. `head_only`: it is a HEAD."""
+        self.busy = True
+        self.answered = False
+        self.failure = None
+        self.reply.expect(head_only)
+        if len(body) > 65536:
+            self.transport.writelines((head, body))
+        else:
+            self.transport.write(head + body if body else head)
+
+    async def head(self) -> None:
+        """Until the response's head is there. Raises Failure."""
+        await self._wait(whole=False)
+
+    async def end(self) -> None:
+        """Until the response is complete. Raises Failure."""
+        await self._wait(whole=True)
+
+    async def _wait(self, whole: bool) -> None:
+        self._whole = whole
+        if whole:
+            self.resume()
+        reply = self.reply
+        if self.failure is not None:
+            raise self.failure
+        if reply.complete or (reply.head_done and not whole):
+            return
+        if self.closed:
+            raise Failure("reset", "the connection to the backend broke")
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        """The current response will not be completed; whoever waits for it gets `error`. Closes the connection."""
+        if self.failure is None:
+            self.failure = error
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(error)
+        self.sink = None
+        self.close()
+
+    def pause(self) -> None:
+        if not self._paused and not self.closed:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._paused and not self.closed:
+            self._paused = False
+            self.transport.resume_reading()
+
+    @property
+    def given_up(self) -> bool:
+        """Nobody waits for anything from it."""
+        return not self.busy
+
+    @property
+    def paused(self) -> bool:
+        return self._paused
+
+    @property
+    def reusable(self) -> bool:
+        reply = self.reply
+        return reply.complete and reply.keep_alive and not reply.surplus and self.failure is None and not self.closed
+
+    def release(self) -> None:
+        """The exchange is done with it: back to the pool when the response ended cleanly, else closed at once."""
+        self.sink = None
+        if self.reusable and not self.transport.is_closing():
+            self.busy = False
+            self.resume()
+            self._pool.give_back(self)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        self.busy = False
+        if not self.closed:
+            self.transport.abort()
