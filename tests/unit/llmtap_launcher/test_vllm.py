@@ -6,7 +6,7 @@ import pytest
 
 from llmtap.core.errors import ConfigError
 from llmtap_launcher.engine_env import Environment, write
-from llmtap_launcher.vllm import flags, sim_argv, vllm_argv, vllm_command, vllm_env
+from llmtap_launcher.vllm import flags, sim_argv, sim_flags, vllm_argv, vllm_command, vllm_env
 
 
 def executable(path: Path) -> str:
@@ -26,25 +26,25 @@ def test_every_kind_of_value() -> None:
     ]
     assert flags({"served-model-name": ["a", "b"]}) == ["--served-model-name", "a", "b"]
     assert flags({"compilation-config": {"level": 3, "x": [True]}})[1] == json.dumps({"level": 3, "x": [True]})
-    assert flags({"-O": 3}) == ["-O", "3"]
     assert flags({"chat-template": "-odd"}) == ["--chat-template=-odd"]
     assert flags({}) == []
 
 
-@pytest.mark.parametrize("name", ["host", "port", "uds", "--port"])
-def test_what_the_launcher_sets(name: str) -> None:
-    with pytest.raises(ConfigError, match=rf"launch\.args\.{name}: the launcher sets it"):
-        flags({name: 1})
+def test_the_simulated_engine_repeats_lists_and_has_no_negative_switches() -> None:
+    assert sim_flags({"fail": ["stall=3", "http_500:0.1"], "verbose": True, "quiet": False, "x": None, "ttft_ms": 5}) == [
+        "--fail", "stall=3", "--fail", "http_500:0.1", "--verbose", "--ttft-ms", "5",
+    ]  # fmt: skip
+    assert sim_flags({"seed": -1}) == ["--seed=-1"]
 
 
 def test_command_lines() -> None:
     assert vllm_argv(["/v/bin/vllm"], "org/model", "127.0.0.1", 9000, {"dtype": "auto"}) == [
         "/v/bin/vllm", "serve", "org/model", "--host", "127.0.0.1", "--port", "9000", "--dtype", "auto",
     ]  # fmt: skip
-    assert sim_argv("sim-small", 9001, {"ttft-ms": 5})[:1] == [sys.executable]
-    assert sim_argv("sim-small", 9001, {"ttft-ms": 5})[2:] == [
-        "-m", "llmtap_launcher", "sim", "--port", "9001", "--model", "sim-small", "--ttft-ms", "5",
-    ]  # fmt: skip
+    argv = sim_argv("sim-small", "127.0.0.1", 9001, {"ttft-ms": 5})
+    assert argv[0] == sys.executable
+    assert argv[2:] == ["-m", "llmtap_launcher", "sim", "--port", "9001", "--model", "sim-small", "--ttft-ms", "5"]
+    assert sim_argv("m", "::1", 1, {})[-2:] == ["--host", "::1"]
 
 
 def test_where_vllm_comes_from(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_where_vllm_comes_from(tmp_path: Path) -> None:
     write(Environment("vllm", "1", str(Path(made).parents[1]), 1.0))
     assert vllm_command(None, None, env) == [made]
     assert vllm_command(None, tmp_path / "venv", env) == [in_venv]
-    assert vllm_command(f"{in_venv} --flag 'a b'", None, env) == [in_venv, "--flag", "a b"]
+    assert vllm_command((in_venv, "--flag", "a b"), None, env) == [in_venv, "--flag", "a b"]
     assert vllm_command(["vllm"], tmp_path / "venv", env) == ["vllm"]
 
 
@@ -67,7 +67,7 @@ def test_when_there_is_none_it_says_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"launch\.venv: there is no .*llmtap engine install vllm"):
         vllm_command(None, tmp_path / "none", env)
     with pytest.raises(ConfigError, match=r"launch\.command: my-vllm not found; give its full path"):
-        vllm_command("my-vllm --x", None, env)
+        vllm_command(["my-vllm", "--x"], None, env)
 
 
 def test_environment() -> None:
