@@ -12,6 +12,8 @@ everything it raises is caught: a *policy* step fails closed (its ApiError is th
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import inspect
 import json
 import logging
@@ -156,6 +158,8 @@ class Chain:
         self._live: dict[Exchange, http.HTTPFlow] = {}
         self._answers: WeakKeyDictionary[http.Request, Exchange] = WeakKeyDictionary()
         self._held = False
+        self._draining: asyncio.Task[None] | None = None
+        self._idle: asyncio.Event | None = None
 
     # ---- life of the addon
 
@@ -201,7 +205,24 @@ class Chain:
         if self._gateway is None:
             return None  # the configuration was bad: mitmproxy ends because an error was logged
         self._gateway.start()
+        stock.on_terminate(self._terminate)
         return stock.open_listeners() if self._held else None
+
+    def _terminate(self) -> None:
+        """SIGTERM or Ctrl-C: no new connections, running requests to their end, then the end. A second signal ends at once."""
+        gateway = self._gateway
+        if self._draining or gateway is None or not self._live:
+            ctx.master.shutdown()
+            return
+        self._draining = asyncio.create_task(self._drain(gateway.config.server.drain_timeout_s), name="llmtap drain")
+
+    async def _drain(self, patience_s: float) -> None:
+        log.info("llmtap: %d requests are running; waiting up to %g s (once more to stop at once)", len(self._live), patience_s)
+        ctx.options.update(server=False)
+        self._idle = asyncio.Event()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), patience_s)
+        ctx.master.shutdown()
 
     def done(self) -> None:
         """Shutdown: whatever is still open ends here, before mitmproxy's own `error` hooks."""
@@ -337,6 +358,9 @@ class Chain:
         if ex.finalise(outcome, _now()):
             self._live.pop(ex, None)
             self._run_sync("on_finish", flow, ex)
+            if self._idle is not None and not self._live:
+                # one more turn of the loop: the last bytes are still to be sent
+                asyncio.get_running_loop().call_later(0.05, self._idle.set)
 
     # ---- running steps
 

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+
 from support.gateway import Gateway, free_port, running_gateway, wait_up
 from support.sim import SimHandle, running_sim
 from support.wait import eventually
@@ -22,7 +23,10 @@ CHAT = "/v1/chat/completions"
 
 @pytest.fixture(scope="module")
 def sims() -> Iterator[tuple[SimHandle, SimHandle]]:
-    with running_sim(model=MODEL, tokens_per_second=400, ttft_ms=5) as a, running_sim(model=MODEL, tokens_per_second=400, ttft_ms=5) as b:
+    with (
+        running_sim(model=MODEL, tokens_per_second=400, ttft_ms=5) as a,
+        running_sim(model=MODEL, tokens_per_second=400, ttft_ms=5) as b,
+    ):
         yield a, b
 
 
@@ -197,7 +201,10 @@ def raw_post(port: int, path: str, content: bytes, headers: dict[str, str]) -> h
     """A POST whose target is sent as written (HTTP libraries tidy paths up)."""
     head = "".join(f"{k}: {v}\r\n" for k, v in headers.items())
     with socket.create_connection(("127.0.0.1", port), timeout=20) as s:
-        s.sendall(f"POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{head}content-length: {len(content)}\r\n\r\n".encode() + content)
+        s.sendall(
+            f"POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{head}content-length: {len(content)}\r\n\r\n".encode()
+            + content
+        )
         data = b""
         while piece := s.recv(65536):
             data += piece
@@ -306,7 +313,9 @@ def test_a_client_that_leaves_is_captured_with_the_partial_text(sims: tuple[SimH
     assert end["outcome"] == "client_abort" and end["status"] == 499
     assert end["summary"]["choices"][0]["content"]
     aborted = [r for sim in sims for r in sim.requests() if b"endless" in _bytes(r["body"])]
-    eventually(lambda: all(r["aborted"] for sim in sims for r in sim.requests() if b"endless" in _bytes(r["body"])), "still generating")
+    eventually(
+        lambda: all(r["aborted"] for sim in sims for r in sim.requests() if b"endless" in _bytes(r["body"])), "still generating"
+    )
     assert aborted
 
 
@@ -338,6 +347,57 @@ def test_a_backend_that_comes_back_is_used_again(tmp_path: Path) -> None:
                 assert http.post(CHAT, json=chat("hi", max_tokens=2)).status_code == 200
 
 
+# ---- stopped
+
+
+def refused(port: int) -> bool:
+    """Whether nobody listens there any more."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=2).close()
+    except OSError:
+        return True
+    return False
+
+
+def test_a_stop_lets_running_streams_end(tmp_path: Path) -> None:
+    with running_sim(model=MODEL, tokens_per_second=40, ttft_ms=5) as sim:
+        with running_gateway(tmp_path, {"backends": [{"name": "a", "url": sim.url}]}) as gateway:
+            wait_up(gateway)
+            with httpx.stream("POST", f"{gateway.url}{CHAT}", json=chat("[[sim:tokens=40]] slowly", stream=True)) as reply:
+                pieces = reply.iter_raw()
+                received = next(pieces)
+                gateway.process.terminate()
+                eventually(lambda: refused(gateway.port), "it still takes connections")
+                assert gateway.process.poll() is None, "it did not wait"
+                received += b"".join(pieces)
+            assert received.endswith(b"data: [DONE]\n\n")
+            assert gateway.process.wait(timeout=20) == 0
+        _, end = gateway.last()
+        assert end["outcome"] == "ok"
+
+
+@pytest.mark.parametrize("twice", [True, False])
+def test_a_stop_does_not_wait_for_ever(tmp_path: Path, twice: bool) -> None:
+    """Until server.drain_timeout_s, or the second signal; what was running is captured as lost, with its text."""
+    config: dict[str, Any] = {"server": {"drain_timeout_s": 60 if twice else 0.3}}
+    with running_sim(model=MODEL, tokens_per_second=20, ttft_ms=5) as sim:
+        with running_gateway(tmp_path, {"backends": [{"name": "a", "url": sim.url}], **config}) as gateway:
+            wait_up(gateway)
+            body = chat("[[sim:tokens=2000]] for ever", stream=True, max_tokens=2000)
+            with httpx.stream("POST", f"{gateway.url}{CHAT}", json=body) as reply:
+                pieces = reply.iter_raw()
+                while b'"content":"' not in next(pieces):
+                    pass
+                next(pieces)
+                gateway.process.terminate()
+                if twice:  # two signals at once are one
+                    eventually(lambda: refused(gateway.port), "it still takes connections")
+                    gateway.process.terminate()
+                assert gateway.process.wait(timeout=20) == 0
+        _, end = gateway.last()
+        assert end["outcome"] == "lost" and end["summary"]["choices"][0]["content"]
+
+
 # ---- started in other ways
 
 
@@ -359,7 +419,9 @@ def test_only_the_configured_port_opens(sims: tuple[SimHandle, SimHandle], tmp_p
 
 def listening(pid: int) -> set[tuple[str, int]]:
     """Addresses (IPv4) and ports a process listens on, from /proc."""
-    inodes = {p.readlink().name for p in Path(f"/proc/{pid}/fd").iterdir() if p.is_symlink() and str(p.readlink()).startswith("socket:")}
+    inodes = {
+        p.readlink().name for p in Path(f"/proc/{pid}/fd").iterdir() if p.is_symlink() and str(p.readlink()).startswith("socket:")
+    }
     found = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:

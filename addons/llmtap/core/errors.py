@@ -134,7 +134,7 @@ _ANTHROPIC_TYPES = {
 
 
 def error_object(error: ApiError, dialect: Dialect) -> dict[str, Any]:
-    """The JSON object of an error answer: OpenAI `{"error": {...}}`, Anthropic `{"type": "error", ...}`, Ollama `{"error": "text"}`."""
+    """The JSON of an error answer: OpenAI `{"error": {…}}`, Anthropic `{"type": "error", …}`, Ollama `{"error": "text"}`."""
     if dialect == "ollama":
         return {"error": error.message}
     if dialect == "anthropic":

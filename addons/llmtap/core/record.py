@@ -57,7 +57,7 @@ class Choice:
 
 @dataclass(slots=True)
 class Summary:
-    """What a decoder understood of a reply. `complete`: the protocol's own end was seen ([DONE], done:true, a whole JSON body)."""
+    """What a decoder understood of a reply. `complete`: the protocol's own end was seen ([DONE], done:true, a whole body)."""
 
     response_id: str | None = None
     model: str | None = None
@@ -71,7 +71,7 @@ class Summary:
 
 @dataclass(slots=True)
 class Begin:
-    """What was asked. `body` is the request as received, or None when there was none or it was dropped (`body_dropped` says why)."""
+    """What was asked. `body` is the request as received; None: there was none, or it was dropped (`body_dropped` says why)."""
 
     uid: str
     at_us: int

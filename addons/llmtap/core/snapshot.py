@@ -13,7 +13,11 @@ def snapshot(registry: CollectorRegistry) -> dict[str, Any]:
         family.name: {
             "type": family.type,
             "help": family.documentation,
-            "samples": [{"name": s.name, "labels": dict(s.labels), "value": s.value} for s in family.samples if not s.name.endswith("_created")],
+            "samples": [
+                {"name": s.name, "labels": dict(s.labels), "value": s.value}
+                for s in family.samples
+                if not s.name.endswith("_created")
+            ],
         }
         for family in registry.collect()
     }

@@ -16,6 +16,8 @@ Private API touched: `mitmproxy.proxy.layers.http._http1`: `Http1Server.send`, `
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -49,6 +51,16 @@ def hold_listeners() -> bool:
 async def open_listeners() -> None:
     """Open the listeners of the options as they are now. A failure is logged as an error, which ends a starting mitmproxy."""
     await ctx.master.addons.get("proxyserver").servers.update([mode_specs.ProxyMode.parse(m) for m in ctx.options.mode])
+
+
+def on_terminate(call: Callable[[], None]) -> None:
+    """Call this on SIGTERM, and on SIGINT unless mitmproxy asks the user first (the console does)."""
+    loop = asyncio.get_running_loop()
+    signals = [signal.SIGTERM] if hasattr(ctx.master, "prompt_for_exit") else [signal.SIGTERM, signal.SIGINT]
+    for number in signals:
+        # replaces mitmproxy's own; where loops know no signals (Windows), or off the main thread, that one stays
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            loop.add_signal_handler(number, call)
 
 
 def install(answer: Answer, last_words: LastWords) -> None:
