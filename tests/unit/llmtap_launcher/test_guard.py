@@ -104,10 +104,11 @@ def test_a_reused_process_id_is_left_alone() -> None:
         assert process.poll() is None
 
 
-def test_ends_strays_by_the_mark_in_their_environment() -> None:
-    with child(SLEEPER, {guard.RUN_VARIABLE: "run-7"}) as process, child(SLEEPER, {guard.RUN_VARIABLE: "run-70"}) as other:
-        assert guard.marked("run-7") == [process.pid]
-        assert guard.end_all({}, "run-7", grace_s=10) == 1
+def test_ends_strays_by_the_mark_in_their_environment(tmp_path: Path) -> None:
+    run = str(tmp_path)
+    with child(SLEEPER, {guard.RUN_VARIABLE: run}) as process, child(SLEEPER, {guard.RUN_VARIABLE: f"{run}0"}) as other:
+        assert guard.marked(run) == [process.pid]
+        assert guard.end_all({}, run, grace_s=10) == 1
         assert process.wait() == -signal.SIGTERM
         assert other.poll() is None
 
@@ -131,9 +132,10 @@ def test_without_proc_a_group_is_asked_for_by_signal(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("how", [["-m", "llmtap_launcher.guard"], ["-I", "-S", guard.__file__]])
-def test_the_process_ends_what_is_left_at_end_of_file(how: list[str]) -> None:
-    with child(SLEEPER) as kept, child(SLEEPER) as taken_back, child(SLEEPER, {guard.RUN_VARIABLE: "r9"}) as unannounced:
-        process = subprocess.Popen([sys.executable, *how, "r9", "5"], stdin=subprocess.PIPE, start_new_session=True)
+def test_the_process_ends_what_is_left_at_end_of_file(how: list[str], tmp_path: Path) -> None:
+    run = str(tmp_path)
+    with child(SLEEPER) as kept, child(SLEEPER) as taken_back, child(SLEEPER, {guard.RUN_VARIABLE: run}) as unannounced:
+        process = subprocess.Popen([sys.executable, *how, run, "5"], stdin=subprocess.PIPE, start_new_session=True)
         assert process.stdin is not None
         process.stdin.write(b"+%d kept\n+%d other\n-%d\n" % (kept.pid, taken_back.pid, taken_back.pid))
         process.stdin.close()

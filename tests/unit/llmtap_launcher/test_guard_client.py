@@ -1,5 +1,6 @@
 import asyncio
 import os
+import secrets
 import signal
 import sys
 
@@ -23,7 +24,7 @@ async def until(condition: object, timeout_s: float = 20.0) -> None:
 
 
 async def test_what_is_announced_ends_with_it() -> None:
-    watcher = Guard("test-run")
+    watcher = Guard(secrets.token_hex(8))
     await watcher.start()
     kept, gone = await sleeper(), await sleeper()
     watcher.add(kept.pid, "kept")
@@ -40,7 +41,7 @@ async def test_what_is_announced_ends_with_it() -> None:
 
 async def test_is_replaced_when_it_dies_and_the_next_one_knows() -> None:
     said: list[str] = []
-    watcher = Guard("test-run", log=lambda name, line: said.append(f"{name} {line}"))
+    watcher = Guard(secrets.token_hex(8), log=lambda name, line: said.append(f"{name} {line}"))
     await watcher.start()
     first = watcher.pid
     assert first is not None
@@ -54,7 +55,7 @@ async def test_is_replaced_when_it_dies_and_the_next_one_knows() -> None:
 
 
 async def test_telling_a_dead_guard_is_no_error() -> None:
-    watcher = Guard("test-run", log=lambda name, line: None)
+    watcher = Guard(secrets.token_hex(8), log=lambda name, line: None)
     await watcher.start()
     first = watcher.pid
     assert first is not None
@@ -68,7 +69,7 @@ async def test_telling_a_dead_guard_is_no_error() -> None:
 
 
 async def test_close_before_start_and_twice() -> None:
-    watcher = Guard("test-run")
+    watcher = Guard(secrets.token_hex(8))
     await watcher.close()
     await watcher.start()
     await watcher.close()

@@ -100,12 +100,12 @@ def test_leftovers_of_a_dead_launcher_are_ended(tmp_path: Path) -> None:
         command = [sys.executable, "-c", "import signal; signal.pause()"]
         return subprocess.Popen(command, start_new_session=True, env={**os.environ, **env})
 
-    named, marked, foreign = sleeper(), sleeper(**{guard.RUN_VARIABLE: "dead-run"}), sleeper()
+    named, marked, foreign = sleeper(), sleeper(**{guard.RUN_VARIABLE: str(tmp_path)}), sleeper()
     folder = RunFolder(tmp_path)
     folder.path.mkdir()
     state = {
         "boot": boot_id(),
-        "launcher": {"pid": 1, "start": 0, "run": "dead-run"},
+        "launcher": {"pid": 1, "start": 0, "run": str(tmp_path)},
         "processes": [
             {"name": "a", "pid": named.pid, "start": start_time(named.pid)},
             {"name": "b", "pid": foreign.pid, "start": 1},  # the id is somebody else's by now

@@ -49,7 +49,9 @@ class Desk:
 
     def session(self, plan: Plan) -> Session:
         self._patch.setattr(session, "make_plan", lambda setup, folder, run, env: plan)
-        return Session(self.setup(), "run-x", say=self.said.append, log=lambda name, line: self.log.append(f"{name} | {line}"))
+        return Session(
+            self.setup(), str(self.tmp_path), say=self.said.append, log=lambda name, line: self.log.append(f"{name} | {line}")
+        )
 
     def plan(self, gateway: Spec, backends: tuple[Spec, ...] = (), slow: frozenset[str] = frozenset()) -> Plan:
         rows = [{"name": spec.name, "url": "http://b", "model": "m"} for spec in backends]

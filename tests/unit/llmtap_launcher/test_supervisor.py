@@ -41,6 +41,7 @@ class Bench:
 
     def __init__(self, tmp_path: Path) -> None:
         self.file = tmp_path / "order.txt"
+        self.run = str(tmp_path)  # of this test alone: a guard ends whatever bears its mark
         self.folder = RunFolder(tmp_path / "data")
         self.folder.path.mkdir(parents=True)
         self.lines: list[str] = []
@@ -48,7 +49,7 @@ class Bench:
 
     def spec(self, name: str, *, stubborn: bool = False, grace_s: float = 30.0) -> Spec:
         argv = [sys.executable, "-c", CHILD, name, str(self.file), "stubborn" if stubborn else ""]
-        return Spec(name, argv, env={**os.environ, RUN_VARIABLE: "test-sup"}, ready=up, grace_s=grace_s)
+        return Spec(name, argv, env={**os.environ, RUN_VARIABLE: self.run}, ready=up, grace_s=grace_s)
 
     def broken(self, name: str) -> Spec:
         argv = [sys.executable, "-c", "print('boom'); raise SystemExit(2)"]
@@ -59,7 +60,7 @@ class Bench:
             self.changes.append((process.name, process.state))
 
         log = lambda name, line: self.lines.append(f"{name} | {line}")  # noqa: E731
-        return Supervisor(plan, self.folder, "test-sup", log=log, pid=os.getpid(), on_change=changed)
+        return Supervisor(plan, self.folder, self.run, log=log, pid=os.getpid(), on_change=changed)
 
     def stopped(self) -> list[str]:
         return self.file.read_text().split()
