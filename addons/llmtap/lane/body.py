@@ -12,8 +12,6 @@ import asyncio
 from collections import deque
 from enum import Enum, auto
 
-#: above this a chunk is handed over in pieces, not copied once more
-_COPY_LIMIT = 64 << 10
 #: how many of the last pieces are kept, to see whether a broken stream had its own terminator
 _RECENT = 4
 
@@ -59,10 +57,8 @@ class BodyWriter:
         """One piece; an empty one is nothing (an empty chunk would end the body)."""
         if not data:
             return
-        if self._framing is Framing.CHUNKED and len(data) > _COPY_LIMIT:
-            self._recent.append(data)
-            self._transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
-        elif (encoded := self.encode(data)) != b"":
+        if (encoded := self.encode(data)) != b"":
+            # never writelines: asyncio before 3.13.2 does not pause its protocol there (CVE-2024-12254)
             self._transport.write(encoded)
 
     def end(self, trailers: bytes = b"\r\n") -> bool:

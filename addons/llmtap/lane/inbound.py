@@ -148,16 +148,13 @@ class RequestParser:
 
     def _ignore_upgrade(self, rest: bytes) -> None:
         """Go on behind the head of a request whose Upgrade is ignored: llhttp took it to have no body."""
-        inbound = self._now
-        if inbound is None:
-            return
         self._parser = httptools.HttpRequestParser(self)
-        framing = b"transfer-encoding: chunked" if inbound.length is None else b"content-length: %d" % inbound.length
-        self._priming = True
-        self._parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n\r\n")
-        self._priming = False
-        if inbound.length == 0:
-            self.on_message_complete()
+        inbound = self._now
+        if inbound is not None:  # else it had no body, and is complete
+            framing = b"transfer-encoding: chunked" if inbound.length is None else b"content-length: %d" % inbound.length
+            self._priming = True
+            self._parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n\r\n")
+            self._priming = False
         if rest:
             self.feed(rest)
 

@@ -97,8 +97,9 @@ class Upstream(asyncio.Protocol):
         self.answered = False
         self.failure = None
         self.reply.expect(head_only)
-        if len(body) > 65536:
-            self.transport.writelines((head, body))
+        if len(body) > 65536:  # two calls cost less than a copy
+            self.transport.write(head)
+            self.transport.write(body)
         else:
             self.transport.write(head + body if body else head)
 
