@@ -139,7 +139,6 @@ def test_stop_leaves_nothing(tmp_path: Path) -> None:
     assert llmtap("status", cwd=tmp_path).returncode == 1
 
 
-@pytest.mark.xfail(strict=True, reason="mitmproxy's stock modes cut running streams when they stop; the lane drains them")
 def test_a_running_stream_is_finished_before_the_stop(tmp_path: Path) -> None:
     with running_up(tmp_path, "--dry-run") as up:
         first, got = threading.Event(), bytearray()
