@@ -1,4 +1,4 @@
-"""The one addon mitmproxy sees, and the one place that states in which order things happen to a request.
+"""The one addon mitmproxy sees: it drives a request through its phases (the order of the steps: `assembly.py`).
 
     requestheaders   open the exchange → own endpoints → routing (path, method, size)
     request          transforms (parse, usage) → routing (backend) → capture (begin) → metrics
@@ -15,135 +15,42 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from mitmproxy import ctx, http
 from mitmproxy.addonmanager import Loader
 from mitmproxy.proxy import server_hooks
-from prometheus_client import CollectorRegistry
 
 from llmtap import settings
-from llmtap.capture import Capture, WriterProcess
+from llmtap.answers import error_response, last_words, own_headers, plain_failure
+from llmtap.assembly import Gateway, Step
 from llmtap.core.config import Config
-from llmtap.core.endpoints import OTHER, canonical_path, endpoint_of
+from llmtap.core.endpoints import canonical_path
 from llmtap.core.errors import (
     ApiError,
     BadRequest,
     ConfigError,
     InternalError,
-    NoHealthyBackend,
     NotFound,
     SpoolError,
-    TooLarge,
     UpstreamFailed,
     UpstreamTimeout,
-    dialect_of,
-    error_body,
-    stream_error,
 )
 from llmtap.core.plan import FailureReason
 from llmtap.core.record import Outcome
 from llmtap.endpoints import Endpoints
-from llmtap.exchange import Exchange, outcome_of_status
-from llmtap.health import Health
+from llmtap.exchange import Exchange, is_cut, outcome_of_refusal, outcome_of_status
 from llmtap.lane import stock
-from llmtap.metrics import GatewayMetrics
-from llmtap.policy.backends import Backend, Backends
-from llmtap.request_log import RequestLog
-from llmtap.routing import Routing
-from llmtap.tee import TeeInstaller
-from llmtap.transforms import Transforms
+from llmtap.opening import open_exchange, read_own_headers
 
 log = logging.getLogger("llmtap")
-Kind = Literal["policy", "observer"]
-_PHASES = ("on_requestheaders", "on_request", "on_responseheaders", "on_response", "on_finish")
 #: a port nobody listens on: where a request goes that no policy sent anywhere
 DEAD_END = "reverse:http://127.0.0.1:9"
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One addon's part in one phase."""
-
-    name: str
-    kind: Kind
-    call: Callable[[http.HTTPFlow, Exchange], Awaitable[None] | None]
-
-
-def steps_of(addons: Iterable[tuple[Kind, Any]]) -> dict[str, list[Step]]:
-    """Phase → steps, in the order of `addons`."""
-    table: dict[str, list[Step]] = {phase: [] for phase in _PHASES}
-    for kind, addon in addons:
-        for phase in _PHASES:
-            call = getattr(addon, phase, None)
-            if call is not None:
-                table[phase].append(Step(addon.name, kind, call))
-    return table
-
-
-class Gateway:
-    """Everything that is built from one configuration."""
-
-    def __init__(self, config: Config, own_writer: bool) -> None:
-        self.config = config
-        self.registry = CollectorRegistry()
-        self.backends = Backends([_backend(b) for b in config.backends if b.url], config.routing.policy)
-        self.metrics = GatewayMetrics(self.registry, config.metrics.max_model_len, self._known_model)
-        self.health = Health(self.backends, config.routing.health_interval_s, config.timeouts.connect_s, self._state_changed)
-        for backend in self.backends:
-            self.metrics.backend_up.labels(backend.name).set(0)
-        self.capture: Capture | None = None
-        self.writer: WriterProcess | None = None
-        if config.capture.enabled:
-            self.capture = Capture(config, lambda reason, n: self.metrics.capture_dropped.labels(reason).inc(n))
-            self.metrics.spool_bytes.set_function(lambda: self.capture.sink.spool_bytes if self.capture else 0)
-            self.writer = WriterProcess(config) if own_writer else None
-        self.routing = Routing(config, self.backends, self.backend_failed)
-        addons: list[tuple[Kind, Any]] = [
-            ("policy", Transforms()),
-            ("policy", self.routing),
-            ("observer", TeeInstaller(self.metrics.tee_errors.inc)),
-        ]
-        if self.capture is not None:
-            addons.append(("policy" if config.capture.required else "observer", self.capture))
-        addons.append(("observer", self.metrics))
-        if config.logging.request_log:
-            addons.append(("observer", RequestLog(config.logging.level, config.logging.json_format)))
-        self.steps = steps_of(addons)
-
-    def start(self) -> None:
-        self.health.start()
-        if self.capture is not None:
-            self.capture.start()
-        if self.writer is not None:
-            self.writer.start()
-
-    def stop(self) -> None:
-        self.health.stop()
-        if self.capture is not None:
-            self.capture.report()
-            self.capture.stop()
-        if self.writer is not None:
-            self.writer.stop()
-
-    def backend_failed(self, name: str, reason: FailureReason) -> None:
-        self.metrics.backend_failures.labels(name, reason).inc()
-        if reason in ("refused", "reset", "connect_timeout"):
-            self.health.failed(name, reason)
-
-    def _known_model(self, model: str) -> bool:
-        return any(model in (b.fixed_models or b.models or ()) for b in self.backends)
-
-    def _state_changed(self, backend: Backend) -> None:
-        self.metrics.backend_up.labels(backend.name).set(1 if backend.state == "up" else 0)
 
 
 class Chain:
@@ -240,7 +147,7 @@ class Chain:
             return  # loaded from a file
         gateway = self._gateway
         if gateway is None or self._endpoints is None:
-            flow.response = self._response(InternalError("the gateway is not ready"), None, flow.request)
+            flow.response = error_response(InternalError("the gateway is not ready"), None, flow.request)
             return
         path = canonical_path(flow.request.path)
         if path is not None:
@@ -248,14 +155,14 @@ class Chain:
             if own is not None:
                 flow.response = own
                 return
-        ex = _open(flow, path)
+        ex = open_exchange(flow, path)
         self._exchanges[flow] = ex
         self._answers[flow.request] = ex
         self._live[ex] = flow
         try:
             if path is None:
                 raise NotFound("the request target is not a plain path")
-            _read_own_headers(flow.request, ex)
+            read_own_headers(flow.request, ex)
         except ApiError as error:
             self._refuse(flow, ex, error)
             return
@@ -281,7 +188,7 @@ class Chain:
 
     def _stamp(self, flow: http.HTTPFlow, ex: Exchange) -> None:
         if flow.response is not None:
-            _own_headers(flow.response.headers, ex)
+            own_headers(flow.response.headers, ex)
 
     def response(self, flow: http.HTTPFlow) -> None:
         ex = self._exchanges.get(flow)
@@ -291,12 +198,12 @@ class Chain:
         if ex.status is None:
             ex.status = flow.response.status_code
         if ex.refusal is not None:
-            self._finish(flow, ex, _outcome_of_refusal(ex.refusal))
+            self._finish(flow, ex, outcome_of_refusal(ex.refusal))
             return
         summary = ex.summary
         if summary is not None and summary.error_type is not None and ex.status < 400:
             self._finish(flow, ex, "upstream_error")  # an error inside a stream that had begun well
-        elif _cut(ex):
+        elif is_cut(ex):
             self._close(flow, ex, "upstream_error", "the stream ended before it was complete")
         else:
             self._finish(flow, ex, outcome_of_status(ex.status))
@@ -318,12 +225,12 @@ class Chain:
             # the request itself was unreadable, or too large for mitmproxy's own limit
             error = ex.refusal or self._request_error(message)
             ex.refuse(error)
-            self._close(flow, ex, _outcome_of_refusal(error), error.message)
+            self._close(flow, ex, outcome_of_refusal(error), error.message)
             return
         failure = (
             UpstreamTimeout("the backend was silent for too long")
             if message == "timeout"
-            else UpstreamFailed(_plain_failure(message))
+            else UpstreamFailed(plain_failure(message))
         )
         if ex.backend is not None and self._gateway is not None:
             reason: FailureReason = "refused" if flow.server_conn.timestamp_tcp_setup is None else "closed"
@@ -435,22 +342,7 @@ class Chain:
 
     def _refuse(self, flow: http.HTTPFlow, ex: Exchange, error: ApiError) -> None:
         ex.refuse(error)
-        flow.response = self._response(error, ex, flow.request)
-
-    def _response(self, error: ApiError, ex: Exchange | None, request: http.Request | None) -> http.Response:
-        """The whole error answer in the client's dialect."""
-        if ex is not None:
-            dialect = ex.dialect
-        else:
-            dialect = dialect_of(request.path) if request is not None else "openai"
-        response = http.Response.make(error.status, error_body(error, dialect), {"content-type": "application/json"})
-        if error.retry_after_s is not None:
-            response.headers["retry-after"] = str(error.retry_after_s)
-        if isinstance(error, TooLarge):
-            response.headers["connection"] = "close"
-        if ex is not None:
-            _own_headers(response.headers, ex)
-        return response
+        flow.response = error_response(error, ex, flow.request)
 
     def _stock_answer(self, request: http.Request | None, status: int, message: str) -> http.Response:
         """What a stock mode answers when it has no response: the exchange's own failure, or its status in words."""
@@ -463,24 +355,16 @@ class Chain:
         elif status == 413:
             error = self._request_error("body_size_limit")
         elif status >= 500:
-            error = UpstreamFailed(_plain_failure(message))
+            error = UpstreamFailed(plain_failure(message))
         else:
             error = BadRequest("the request is not valid HTTP")
-        response = self._response(error, ex, request)
+        response = error_response(error, ex, request)
         response.headers["connection"] = "close"
         return response
 
     def _last_words(self, request: http.Request, message: str) -> bytes:
-        """The end of a stream whose backend died: what was held back, then one error event."""
         ex = self._answers.get(request)
-        if ex is None or ex.status is None or ex.status >= 400:
-            return b""
-        held = ex.tee.held() if ex.tee is not None else b""
-        kind = ex.content_type.partition(";")[0].strip().lower()
-        if kind not in ("text/event-stream", "application/x-ndjson") or (ex.summary is not None and ex.summary.complete):
-            return held
-        dialect = "ollama" if kind == "application/x-ndjson" else ex.dialect
-        return held + stream_error(UpstreamFailed("the backend ended the stream before it was complete"), dialect)
+        return last_words(ex) if ex is not None else b""
 
     def _stats(self) -> dict[str, Any]:
         gateway = self._gateway
@@ -499,91 +383,8 @@ _KILLED = "Connection killed."  # mitmproxy.flow.Error.KILLED_MESSAGE
 _now = time.monotonic
 
 
-def _outcome_of_refusal(error: ApiError) -> Outcome:
-    """Ours to refuse is `rejected`, also when the reason is a bug of ours; backends that are away are an upstream error."""
-    return (
-        outcome_of_status(error.status) if isinstance(error, (NoHealthyBackend, UpstreamFailed, UpstreamTimeout)) else "rejected"
-    )
-
-
-def _cut(ex: Exchange) -> bool:
-    """A stream that ended cleanly on the wire without its protocol's end (and without a finish reason: not every server
-    sends `[DONE]`)."""
-    if not (ex.stream and ex.endpoint.generates and ex.status == 200 and ex.content_type.startswith("text/event-stream")):
-        return False
-    summary = ex.summary
-    return summary is not None and not summary.complete and not any(choice.finish_reason for choice in summary.choices)
-
-
-def _plain_failure(message: str) -> str:
-    """mitmproxy's reason without what a backend may have put into it (`unexpected server response: b'...'`)."""
-    known = {"server closed connection": "the backend closed the connection before it answered"}
-    if message in known:
-        return known[message]
-    if "refused" in message.lower():
-        return "the backend refused the connection"
-    return "the backend failed: " + message.partition(":")[0][:80]
-
-
-def _open(flow: http.HTTPFlow, path: str | None) -> Exchange:
-    request = flow.request
-    shown = path if path is not None else request.path.partition("?")[0][:200]
-    endpoint = endpoint_of(path) if path is not None else None
-    peer = flow.client_conn.peername
-    ex = Exchange(
-        method=request.method,
-        path=shown,
-        endpoint=endpoint or OTHER,
-        dialect=dialect_of(shown),
-        client_ip=peer[0] if peer else "",
-        user_agent=request.headers.get("user-agent"),
-        session_hint=request.headers.get("x-session-id"),
-    )
-    given = request.headers.get("x-request-id", "")
-    if given and len(given) <= 128 and all(0x21 <= ord(c) <= 0x7E for c in given):
-        ex.request_id = given
-    return ex
-
-
-def _read_own_headers(request: http.Request, ex: Exchange) -> None:
-    tags = request.headers.get("x-llmtap-tags")
-    if tags:
-        ex.tags = [t for t in (tag.strip() for tag in tags.split(",")) if t]
-    metadata = request.headers.get("x-llmtap-metadata")
-    if metadata:
-        try:
-            parsed = json.loads(metadata)
-        except ValueError:
-            parsed = None
-        if not isinstance(parsed, dict):
-            raise BadRequest("x-llmtap-metadata must be a JSON object", param="x-llmtap-metadata")
-        ex.metadata = parsed
-
-
-def _own_headers(headers: http.Headers, ex: Exchange) -> None:
-    headers["x-request-id"] = ex.client_request_id
-    if ex.backend is not None:
-        headers["x-llmtap-backend"] = ex.backend
-    headers["x-llmtap-cache"] = "bypass"
-    headers["x-llmtap-queue-ms"] = f"{ex.queue_s * 1000:.1f}"
-    headers["x-llmtap-attempts"] = str(ex.attempts)
-
-
 def _authority(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _backend(b: Any) -> Backend:
-    url = urlsplit(str(b.url))
-    tls = url.scheme == "https"
-    return Backend(
-        name=b.name,
-        host=url.hostname or "",
-        port=url.port or (443 if tls else 80),
-        tls=tls,
-        api_key=b.api_key.get_secret_value() if b.api_key else None,
-        fixed_models=tuple(b.models) if b.models is not None else None,
-    )
 
 
 def gateway() -> Chain:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from ulid import ULID
 
 from llmtap.core.endpoints import Endpoint
-from llmtap.core.errors import ApiError, Dialect
+from llmtap.core.errors import ApiError, Dialect, NoHealthyBackend, UpstreamFailed, UpstreamTimeout
 from llmtap.core.plan import Plan
 from llmtap.core.record import Outcome, Summary
 from llmtap.wire.request import ParsedRequest
@@ -143,3 +143,19 @@ def outcome_of_status(status: int) -> Outcome:
     if status == 504:
         return "timeout"
     return "upstream_error" if status >= 500 else "rejected"
+
+
+def outcome_of_refusal(error: ApiError) -> Outcome:
+    """Ours to refuse is `rejected`, also when the reason is a bug of ours; backends that are away are an upstream error."""
+    return (
+        outcome_of_status(error.status) if isinstance(error, (NoHealthyBackend, UpstreamFailed, UpstreamTimeout)) else "rejected"
+    )
+
+
+def is_cut(ex: Exchange) -> bool:
+    """A stream that ended cleanly on the wire without its protocol's end (and without a finish reason: not every server
+    sends `[DONE]`)."""
+    if not (ex.stream and ex.endpoint.generates and ex.status == 200 and ex.content_type.startswith("text/event-stream")):
+        return False
+    summary = ex.summary
+    return summary is not None and not summary.complete and not any(choice.finish_reason for choice in summary.choices)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import httpx
 import openai
 import pytest
 
-from support.gateway import Gateway, free_port, running_gateway, wait_up
+from support.gateway import ROOT, Gateway, free_port, running_gateway, wait_up
 from support.sim import SimHandle, running_sim
 from support.wait import eventually
 
@@ -402,7 +403,11 @@ def test_a_stop_does_not_wait_for_ever(tmp_path: Path, twice: bool) -> None:
 
 
 def test_reverse_mode_needs_no_file_and_no_installed_package(sims: tuple[SimHandle, SimHandle], tmp_path: Path) -> None:
-    with running_gateway(tmp_path, mode=f"reverse:{sims[0].url}", env={"LLMTAP_CAPTURE__DIR": ""}, writer=True) as gateway:
+    # what an editable install put on the path is taken off it again
+    unpath = f"sys.path[:] = [p for p in sys.path if p not in {[str(ROOT / 'addons'), str(ROOT / 'launcher')]!r}]"
+    command = [sys.executable, "-c", f"import sys; {unpath}; from mitmproxy.tools.main import mitmdump; mitmdump()"]
+    options: dict[str, Any] = {"env": {"LLMTAP_CAPTURE__DIR": ""}, "writer": True, "command": command}
+    with running_gateway(tmp_path, mode=f"reverse:{sims[0].url}", **options) as gateway:
         gateway.data = tmp_path / "llmtap-data"
         wait_up(gateway)
         reply = httpx.post(f"{gateway.url}{CHAT}", json=chat("reverse", stream=True))

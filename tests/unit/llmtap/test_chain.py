@@ -13,8 +13,8 @@ from mitmproxy import flow as mflow
 from mitmproxy import http
 from mitmproxy.test import taddons, tflow
 
-from llmtap import chain as chain_module
-from llmtap.chain import Chain, Step, steps_of
+from llmtap.assembly import Gateway, Step, steps_of
+from llmtap.chain import Chain
 from llmtap.core.errors import BadRequest, Forbidden
 from llmtap.exchange import Exchange
 from llmtap.spool.reader import read
@@ -47,7 +47,7 @@ class Under:
         self.chain, self.recorder, self.data = chain, recorder, data
 
     @property
-    def gateway(self) -> chain_module.Gateway:
+    def gateway(self) -> Gateway:
         assert self.chain._gateway is not None
         return self.chain._gateway
 
@@ -284,17 +284,6 @@ async def test_a_stream_cut_without_its_end_is_an_upstream_error(under: Under) -
     under.chain.response(flow)
     ex = under.recorder.ended[0]
     assert ex.outcome == "upstream_error" and ex.summary is not None and ex.summary.choices[0].content == "Hel"
-
-
-def test_order_is_that_of_the_list() -> None:
-    class A:
-        name = "a"
-
-        def on_request(self, flow: http.HTTPFlow, ex: Exchange) -> None: ...
-
-    table = steps_of([("policy", A()), ("observer", Recorder())])
-    assert [(s.name, s.kind) for s in table["on_request"]] == [("a", "policy"), ("recorder", "observer")]
-    assert table["on_response"] == []
 
 
 def test_without_a_configuration_nothing_is_let_through() -> None:

@@ -9,9 +9,11 @@ import pytest
 from mitmproxy.test import tflow
 
 from llmtap.core.endpoints import ENDPOINTS
-from llmtap.core.errors import NotFound
+from llmtap.core.errors import ApiError, InternalError, NoHealthyBackend, NotFound, UpstreamTimeout
 from llmtap.core.plan import Plan
-from llmtap.exchange import Exchange, outcome_of_status
+from llmtap.core.record import Choice, Summary
+from llmtap.exchange import Exchange, is_cut, outcome_of_refusal, outcome_of_status
+from llmtap.wire.request import parse
 
 
 def exchange() -> Exchange:
@@ -75,3 +77,29 @@ def test_it_lives_as_long_as_its_flow() -> None:
     del flow
     gc.collect()
     assert len(table) == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (NotFound("x"), "rejected"),
+        (InternalError("x"), "rejected"),
+        (NoHealthyBackend("x"), "upstream_error"),
+        (UpstreamTimeout("x"), "timeout"),
+    ],
+)
+def test_outcome_of_a_refusal(error: ApiError, outcome: str) -> None:
+    assert outcome_of_refusal(error) == outcome
+
+
+def test_a_stream_without_its_end_is_cut() -> None:
+    ex = exchange()
+    ex.parsed = parse("chat", b'{"model":"m","messages":[],"stream":true}')
+    ex.status, ex.content_type, ex.summary = 200, "text/event-stream", Summary(choices=[Choice(0, content="Hel")])
+    assert is_cut(ex)
+    ex.summary.choices[0].finish_reason = "stop"  # not every server sends [DONE]
+    assert not is_cut(ex)
+    ex.summary = Summary(complete=True)
+    assert not is_cut(ex)
+    ex.summary, ex.status = Summary(), 500
+    assert not is_cut(ex)

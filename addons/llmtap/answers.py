@@ -1,0 +1,56 @@
+"""Answers of our own: errors in the client's dialect, the last words of a broken stream, the headers every reply carries."""
+
+from __future__ import annotations
+
+from mitmproxy import http
+
+from llmtap.core.errors import ApiError, TooLarge, UpstreamFailed, dialect_of, error_body, stream_error
+from llmtap.exchange import Exchange
+
+
+def error_response(error: ApiError, ex: Exchange | None, request: http.Request | None) -> http.Response:
+    """The whole error answer. Without an exchange the request's path tells the dialect, without a request it is OpenAI's."""
+    if ex is not None:
+        dialect = ex.dialect
+    else:
+        dialect = dialect_of(request.path) if request is not None else "openai"
+    response = http.Response.make(error.status, error_body(error, dialect), {"content-type": "application/json"})
+    if error.retry_after_s is not None:
+        response.headers["retry-after"] = str(error.retry_after_s)
+    if isinstance(error, TooLarge):
+        response.headers["connection"] = "close"
+    if ex is not None:
+        own_headers(response.headers, ex)
+    return response
+
+
+def last_words(ex: Exchange) -> bytes:
+    """The end of a stream whose backend died: what was held back of it, then one error event (unless it had ended already)."""
+    if ex.status is None or ex.status >= 400:
+        return b""
+    held = ex.tee.held() if ex.tee is not None else b""
+    kind = ex.content_type.partition(";")[0].strip().lower()
+    if kind not in ("text/event-stream", "application/x-ndjson") or (ex.summary is not None and ex.summary.complete):
+        return held
+    dialect = "ollama" if kind == "application/x-ndjson" else ex.dialect
+    return held + stream_error(UpstreamFailed("the backend ended the stream before it was complete"), dialect)
+
+
+def own_headers(headers: http.Headers, ex: Exchange) -> None:
+    """Set the x-request-id and x-llmtap-* headers of a reply."""
+    headers["x-request-id"] = ex.client_request_id
+    if ex.backend is not None:
+        headers["x-llmtap-backend"] = ex.backend
+    headers["x-llmtap-cache"] = "bypass"
+    headers["x-llmtap-queue-ms"] = f"{ex.queue_s * 1000:.1f}"
+    headers["x-llmtap-attempts"] = str(ex.attempts)
+
+
+def plain_failure(message: str) -> str:
+    """mitmproxy's reason without what a backend may have put into it (`unexpected server response: b'...'`)."""
+    known = {"server closed connection": "the backend closed the connection before it answered"}
+    if message in known:
+        return known[message]
+    if "refused" in message.lower():
+        return "the backend refused the connection"
+    return "the backend failed: " + message.partition(":")[0][:80]

@@ -1,0 +1,72 @@
+"""What one configuration builds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mitmproxy import http
+
+from llmtap.assembly import Gateway, steps_of
+from llmtap.core.config import Config
+from llmtap.exchange import Exchange
+
+
+class Recorder:
+    name = "recorder"
+
+    def on_request(self, flow: http.HTTPFlow, ex: Exchange) -> None: ...
+
+
+def test_order_is_that_of_the_list() -> None:
+    class A:
+        name = "a"
+
+        def on_request(self, flow: http.HTTPFlow, ex: Exchange) -> None: ...
+
+    table = steps_of([("policy", A()), ("observer", Recorder())])
+    assert [(s.name, s.kind) for s in table["on_request"]] == [("a", "policy"), ("recorder", "observer")]
+    assert table["on_response"] == []
+
+
+def build(folder: Path, **config: Any) -> Gateway:
+    backends = [
+        {"name": "a", "url": "https://10.0.0.1", "api_key": "k", "models": ["m"]},
+        {"name": "b", "url": "http://[::1]:8081"},
+    ]
+    return Gateway(Config.model_validate({"backends": backends, "capture": {"dir": str(folder)}, **config}), own_writer=False)
+
+
+def test_backends_of_the_configuration(tmp_path: Path) -> None:
+    gateway = build(tmp_path)
+    a, b = gateway.backends
+    assert (a.host, a.port, a.tls, a.api_key, a.fixed_models) == ("10.0.0.1", 443, True, "k", ("m",))
+    assert (b.host, b.port, b.tls, b.api_key, b.fixed_models) == ("::1", 8081, False, None, None)
+    assert gateway.registry.get_sample_value("llmtap_backend_up", {"backend": "a"}) == 0
+
+
+def test_policy_comes_before_what_watches(tmp_path: Path) -> None:
+    steps = build(tmp_path).steps
+    assert [s.name for s in steps["on_requestheaders"]] == ["routing"]
+    assert [s.name for s in steps["on_request"]] == ["transforms", "routing", "capture", "metrics"]
+    assert [s.name for s in steps["on_responseheaders"]] == ["routing", "tee"]
+    assert steps["on_finish"][-1].name == "request_log"
+    assert {s.name: s.kind for s in steps["on_request"]}["capture"] == "observer"
+    required = build(tmp_path, capture={"dir": str(tmp_path), "required": True}).steps
+    assert {s.name: s.kind for s in required["on_request"]}["capture"] == "policy"
+
+
+def test_what_is_off_is_not_there(tmp_path: Path) -> None:
+    gateway = build(tmp_path, capture={"enabled": False}, logging={"request_log": False})
+    assert gateway.capture is None and gateway.writer is None
+    assert {s.name for steps in gateway.steps.values() for s in steps} == {"transforms", "routing", "tee", "metrics"}
+
+
+def test_a_failed_connection_takes_a_backend_out_a_bad_answer_does_not(tmp_path: Path) -> None:
+    gateway = build(tmp_path)
+    gateway.backend_failed("a", "closed")
+    assert gateway.backends["a"].state == "unknown"
+    gateway.backend_failed("a", "refused")
+    assert gateway.backends["a"].state == "down"
+    labels = {"backend": "a", "reason": "refused"}
+    assert gateway.registry.get_sample_value("llmtap_backend_failures_total", labels) == 1
