@@ -26,6 +26,7 @@ from support.lane import (
     post,
     response,
     running_lane,
+    turn,
     until,
     upstream,
 )
@@ -362,8 +363,7 @@ async def test_the_total_time_is_bounded() -> None:
         while True:
             peer.send(b"9\r\ndata: 1\n\n\r\n")
             await peer.flush()
-            seen = len(streamer.seen)
-            await until(lambda: len(streamer.seen) > seen)
+            await streamer.more()
 
     streamer = Streamer()
     async with upstream(script) as up, running_lane(streamer) as lane:
@@ -554,7 +554,7 @@ async def test_a_body_that_trickles_is_too_slow_though_it_never_stops() -> None:
         async def trickle() -> None:
             while True:
                 peer.send(b"x")
-                await until(lambda now=asyncio.get_running_loop().time(): asyncio.get_running_loop().time() > now + 0.01)
+                await turn()
 
         task = asyncio.ensure_future(trickle())
         try:
@@ -756,8 +756,7 @@ async def test_a_streaming_flow_can_be_killed() -> None:
         while True:
             peer.send(b"9\r\ndata: 1\n\n\r\n")
             await peer.flush()
-            seen = len(streamer.seen)
-            await until(lambda: len(streamer.seen) > seen)
+            await streamer.more()
 
     streamer = Streamer()
     async with upstream(script) as up, running_lane(streamer) as lane:

@@ -246,6 +246,11 @@ class Streamer:
         self.seen.append(data)
         return self.change(data)
 
+    async def more(self) -> None:
+        """Until another chunk has come."""
+        seen = len(self.seen)
+        await until(lambda: len(self.seen) > seen, "another chunk")
+
 
 def answer(flow: http.HTTPFlow, error: ApiError) -> http.Response:
     made = http.Response.make(
@@ -337,10 +342,12 @@ async def until(condition: Callable[[], Any], what: str = "the condition") -> No
     while not condition():
         if loop.time() > end:
             raise AssertionError(f"waited in vain for {what}")
-        await _turn(loop)
+        await turn()
 
 
-async def _turn(loop: asyncio.AbstractEventLoop) -> None:
+async def turn() -> None:
+    """Let everything else run for a moment."""
+    loop = asyncio.get_running_loop()
     turned = loop.create_future()
     loop.call_later(0.005, turned.set_result, None)
     await turned
@@ -360,6 +367,7 @@ __all__ = [
     "post",
     "response",
     "running_lane",
+    "turn",
     "until",
     "upstream",
 ]

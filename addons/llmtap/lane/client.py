@@ -13,7 +13,7 @@ import select
 import socket
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mitmproxy.connection import Client, ConnectionState, Server
 from mitmproxy.proxy.mode_specs import ProxyMode
@@ -64,9 +64,8 @@ class ClientConnection(asyncio.Protocol):
     # ---- asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(self.lane.limits.high_water)
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self.transport.set_write_buffer_limits(self.lane.limits.high_water)
         tls = transport.get_extra_info("ssl_object")
         now = time.time()
         self.conn = Client(
@@ -87,7 +86,7 @@ class ClientConnection(asyncio.Protocol):
             self._opening = True
             self._background(self._open(waiting))
         elif self.conn.error:
-            transport.abort()
+            self.transport.abort()
 
     async def _open(self, waiting: object) -> None:
         await waiting  # type: ignore[misc]
