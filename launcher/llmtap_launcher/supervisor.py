@@ -10,6 +10,7 @@ fails are told and shown, and the rest goes on. Engines that take minutes to loa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from .runtime import RunFolder, boot_id, start_time
 
 #: how long the start goes on waiting for what is quick but not essential (simulated engines, writer, Datasette)
 PATIENCE_S = 30.0
+#: how long a stop waits for a writer that is being started again
+LAST_PASS_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ class Supervisor:
         self._on_change = on_change
         self._started_at = time.time()
         self._phase = "starting"
+        self._hurrying = False
         self.guard = Guard(run, log=log)
         self.backends = [self._process(spec) for spec in plan.backends]
         self.writer = self._process(plan.writer) if plan.writer is not None else None
@@ -89,14 +93,25 @@ class Supervisor:
     async def stop(self) -> None:
         """Stop all, in reverse order; each has its own grace."""
         self._phase = "stopping"
-        for process in (self.datasette, self.gateway, self.writer):
+        for process in (self.datasette, self.gateway):
             if process is not None:
                 await process.stop()
+        if self.writer is not None:
+            await self._last_pass(self.writer)
+            await self.writer.stop()
         await asyncio.gather(*(process.stop() for process in self.backends))
         await self.guard.close()
 
+    async def _last_pass(self, writer: Process) -> None:
+        """A writer that died a moment ago is waited for, so that it takes what is in the spool before the end. What stays there
+        all the same, the next start takes."""
+        if writer.state is State.STARTING and not self._hurrying:
+            with contextlib.suppress(ProcessFailed, TimeoutError):
+                await asyncio.wait_for(writer.ready(), LAST_PASS_S)
+
     def hurry(self) -> None:
         """Kill what is left, without grace: whoever awaits `stop` gets there at once."""
+        self._hurrying = True
         for process in self.processes:
             process.kill()
 

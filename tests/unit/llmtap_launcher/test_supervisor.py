@@ -1,5 +1,6 @@
 import asyncio
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -125,6 +126,19 @@ async def test_without_the_gateway_nothing_runs(bench: Bench) -> None:
     assert [str(process.state) for process in supervisor.processes] == ["stopped"] * 4
     assert bench.stopped() == ["writer", "a"]  # Datasette was not even started
     assert supervisor.guard.pid is None
+
+
+async def test_a_writer_that_just_died_takes_its_last_pass_before_the_end(bench: Bench) -> None:
+    supervisor = bench.supervisor(whole(bench))
+    await supervisor.start()
+    writer = supervisor.writer
+    assert writer is not None and writer.pid is not None
+    first = writer.pid
+    os.kill(first, signal.SIGKILL)
+    while writer.state is State.READY:
+        await asyncio.sleep(0.01)
+    await supervisor.stop()
+    assert "writer" in bench.stopped(), "it was not started again for what is left in the spool"
 
 
 async def test_slow_engines_are_not_waited_for(bench: Bench) -> None:
