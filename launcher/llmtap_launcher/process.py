@@ -148,6 +148,7 @@ class Process:
         self.error: str | None = None
         self.restarts = 0
         self.tail: deque[str] = deque(maxlen=KEPT_LINES)
+        self._fresh: deque[str] = deque(maxlen=KEPT_LINES)  # of the current start only: an old "ready" says nothing
         self._log, self._on_start, self._on_end, self._on_change = log, on_start, on_end, on_change
         self._clock, self._sleep = clock, sleep
         self._child: Child | None = None
@@ -263,13 +264,14 @@ class Process:
         if shutil.which(spec.argv[0], path=env.get("PATH", os.defpath)) is None:
             raise _Hopeless(f"{spec.name}: command not found: {spec.argv[0]}; {spec.missing_hint}")
         at = time.time()
+        self._fresh.clear()
         # known before it runs, so that a stop in this very moment finds it
         child = self._child = Child(self._line, self._born, self._on_end)
         try:
             await spawn(child, spec.argv, env=env, stdin_pipe=spec.stdin_pipe)
         except OSError as error:
             raise _Hopeless(f"{spec.name}: cannot run {spec.argv[0]}: {error.strerror or error}") from None
-        timely = await self._watch_start(child, Started(child.pid, at, self.tail))
+        timely = await self._watch_start(child, Started(child.pid, at, self._fresh))
         if not child.exited.done():
             if not timely:
                 return f"was not ready within {spec.startup_timeout_s:g} s"
@@ -319,6 +321,7 @@ class Process:
 
     def _line(self, line: str) -> None:
         self.tail.append(line)
+        self._fresh.append(line)
         self._log(self.name, line)
 
     def _set(self, state: State) -> None:
