@@ -591,7 +591,7 @@ async def test_limits_can_be_swapped_while_it_runs() -> None:
         peer = await lane.connect()
         peer.send(post(b"x" * 100))
         assert (await peer.message())[0].startswith(b"HTTP/1.1 200 ")
-        lane.lane.limits = Limits(max_body_bytes=10)
+        lane.lane.set_limits(Limits(max_body_bytes=10))
         peer.send(post(b"x" * 100))
         assert (await peer.message())[0].startswith(b"HTTP/1.1 413 ")
 

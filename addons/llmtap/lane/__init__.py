@@ -34,13 +34,13 @@ def install(
     """Set up (or set anew) the lane of this mitmproxy; call from `load` or later, inside the event loop.
 
     `plans`: weakly keyed, read after the `request` hook. `answer`: an error → the whole response. `last_words`: the end of a
-    stream that broke, given its last bytes; the default knows the three dialects. `limits` can be swapped later: `lane.limits`.
+    stream that broke, given its last bytes; the default knows the three dialects. Other `limits` later: `lane.set_limits`.
     """
     lane = lane_of(master or ctx.master)
     lane.plans = plans
     lane.answer = answer
     if limits is not None:
-        lane.limits = limits
+        lane.set_limits(limits)
     if last_words is not None:
         lane.last_words = last_words
     lane.reuse_port = reuse_port

@@ -13,6 +13,7 @@ import select
 import socket
 import time
 from collections import deque
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, cast
 
 from mitmproxy.connection import Client, ConnectionState, Server
@@ -41,12 +42,12 @@ class ClientConnection(asyncio.Protocol):
     def __init__(self, lane: Lane, mode: ProxyMode, upstream: tuple[str, str, int] | None) -> None:
         self.lane = lane
         self.upstream = upstream
+        self.authority: bytes | None = None  # Host of requests without a plan, as mitmproxy's reverse mode sets it
         self._mode = mode
-        self._parser = RequestParser(lane.limits, self._parsed)
+        self._parser = RequestParser(lane.limits, lane.kinds, self._parsed)
         self._queue: deque[Inbound] = deque()
         self._ahead = bytearray()
         self._relay: Relay | None = None
-        self._tasks: set[asyncio.Future[None]] = set()
         self._opening = False
         self._advancing = False
         self._lingering = False
@@ -79,17 +80,19 @@ class ClientConnection(asyncio.Protocol):
         )
         address = self.upstream[1:] if self.upstream else self.conn.sockname[:2]
         self.placeholder = Server(address=address)
+        if self.upstream is not None and not self.lane.keep_host:
+            self.authority = self.lane.authority(self.upstream)
         self._since = self.lane.loop.time()
         self.lane.opened(self)
         waiting = self.lane.fire("client_connected", self.conn)
         if waiting is not None:
             self._opening = True
-            self._background(self._open(waiting))
+            self.lane.background(self._open(waiting))
         elif self.conn.error:
             self.transport.abort()
 
-    async def _open(self, waiting: object) -> None:
-        await waiting  # type: ignore[misc]
+    async def _open(self, waiting: Awaitable[None]) -> None:
+        await waiting
         self._opening = False
         if self.conn.error:
             self.transport.abort()
@@ -102,7 +105,7 @@ class ClientConnection(asyncio.Protocol):
             if self._lingered > self.lane.limits.linger_bytes:
                 self.transport.abort()
             return
-        if self._relay is None and not self._queue and not self._ahead and not self._opening and not self.write_paused:
+        if self._relay is None and not (self._queue or self._ahead or self._opening or self.write_paused):
             self._feed(data)
             if self._queue:
                 self._advance()
@@ -150,10 +153,13 @@ class ClientConnection(asyncio.Protocol):
     # ---- requests
 
     def _feed(self, data: bytes) -> None:
-        if self._parser.between:
+        parser = self._parser
+        new = parser.between
+        if new:
+            parser.limits = self.lane.limits
+        parser.feed(data)
+        if new and parser.in_head:
             self._since = self.lane.loop.time()
-            self._parser.limit(self.lane.limits)
-        self._parser.feed(data)
 
     def _parsed(self, inbound: Inbound) -> None:
         if self.closing:
@@ -191,10 +197,7 @@ class ClientConnection(asyncio.Protocol):
             self._refuse(inbound, inbound.refusal)
             return
         relay = self._relay = Relay(self, inbound)
-        task = self.lane.loop.create_task(relay.run())  # eager in mitmproxy: it has run to its first wait
-        if not task.done():
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        self.lane.serve(relay.run())
 
     def _refuse(self, inbound: Inbound, error: ApiError) -> None:
         """Answer what never became a flow: stock mitmproxy fires no hooks for an unreadable head either."""
@@ -300,11 +303,6 @@ class ClientConnection(asyncio.Protocol):
     def _gone(self) -> None:
         if self._relay is not None:
             self._relay.client_gone()
-
-    def _background(self, coro: object) -> None:
-        task = asyncio.ensure_future(coro)  # type: ignore[call-overload]
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def server_event(self, event: object) -> None:
         """What mitmproxy's `inject.*` commands call."""

@@ -23,15 +23,18 @@ from llmtap.lane import mitm
 log = logging.getLogger("llmtap.lane")
 
 
+Groups = tuple[tuple[mitm.Hook, ...], ...]
+
+
 class Dispatcher:
     """`fire` returns None when every addon was done at once, else what has to be awaited."""
 
     def __init__(self, addons: AddonManager) -> None:
         self._addons = addons
-        self._cache: dict[str, tuple[tuple[mitm.Hook, ...], ...]] = {}
+        self._cache: dict[str, Groups] = {}
         mitm.on_addons_changed(addons, self._cache.clear)
 
-    def _hooks(self, name: str) -> tuple[tuple[mitm.Hook, ...], ...]:
+    def _hooks(self, name: str) -> Groups:
         found = self._cache.get(name)
         if found is None:
             found = self._cache[name] = mitm.hooks_of(self._addons, name)
@@ -39,7 +42,9 @@ class Dispatcher:
 
     def fire(self, name: str, data: Any) -> Awaitable[None] | None:
         """One event to all addons that listen to it. Never raises but for a cancellation of the caller."""
-        groups = self._hooks(name)
+        groups = self._cache.get(name)
+        if groups is None:
+            groups = self._hooks(name)
         for at, group in enumerate(groups):
             try:
                 for i, hook in enumerate(group):
@@ -50,20 +55,29 @@ class Dispatcher:
                 break
             except Exception as error:
                 _log(error)
-        return self._after(data)
+        return None
 
-    async def _rest(
-        self, waiting: Awaitable[None], group: tuple[mitm.Hook, ...], groups: tuple[tuple[mitm.Hook, ...], ...], data: Any
-    ) -> None:
+    def fire_flow(self, name: str, flow: Flow) -> Awaitable[None] | None:
+        """`fire` for a flow: then comes the `update` hook, and a held flow waits."""
+        waiting = self.fire(name, flow)
+        if waiting is not None:
+            return waiting  # and the rest comes in `_rest`
+        updates = self._cache.get("update")
+        if flow.intercepted or updates is None or updates:
+            return self._after(flow)
+        return None
+
+    async def _rest(self, waiting: Awaitable[None], group: tuple[mitm.Hook, ...], groups: Groups, data: Any) -> None:
         try:
             await self._guarded(waiting, group, data)
             for further in groups:
                 await self._guarded(None, further, data)
         except exceptions.AddonHalt:
             pass
-        after = self._after(data)
-        if after is not None:
-            await after
+        if isinstance(data, Flow):
+            after = self._after(data)
+            if after is not None:
+                await after
 
     async def _guarded(self, waiting: Awaitable[None] | None, group: tuple[mitm.Hook, ...], data: Any) -> None:
         """The rest of one group. Lets nothing out but AddonHalt and a cancellation of the task itself."""
@@ -84,18 +98,16 @@ class Dispatcher:
         except Exception as error:
             _log(error)
 
-    def _after(self, data: Any) -> Awaitable[None] | None:
-        if not isinstance(data, Flow):
-            return None
+    def _after(self, flow: Flow) -> Awaitable[None] | None:
         for group in self._hooks("update"):
             try:
                 for hook in group:
-                    hook([data])
+                    hook([flow])
             except exceptions.AddonHalt:
                 break
             except Exception as error:
                 _log(error)
-        return mitm.resumed(data) if data.intercepted else None
+        return mitm.resumed(flow) if flow.intercepted else None
 
 
 def _log(error: BaseException) -> None:

@@ -70,53 +70,55 @@ def build(
     replace: Sequence[Field] = (),
     extra: Sequence[bytes] = (),
 ) -> bytes:
-    """A head from its first line (with CRLF) to the empty line.
+    """A head from its first line to the empty line. Lines are given without their CRLF.
 
     `length`: the body's, put where the head has a content-length, else at the end; None: none. `chunked` likewise.
     `host` replaces Host where not empty; `replace` replaces headers of the same name; `extra` are whole lines.
     Raises BadHead.
     """
     out = [first]
+    add = out.append
     drop = _names(replace) if replace else None
     hosted = chunk_written = False
-    size = b"" if length is None else b"%d" % length
-    for name, value in fields:
+    size = b"" if length is None or chunked else b"%d" % length
+    for field in fields:
+        name, value = field
         kind = kinds[name]
         if kind == PLAIN:
             if drop is None or name.lower() not in drop:
-                out.append(b"%b: %b\r\n" % (name, value))
+                add(b": ".join(field))
         elif kind == LENGTH:
-            if size and not chunked:
-                out.append(b"%b: %b\r\n" % (name, size))
+            if size:
+                add(b"%b: %b" % (name, size))
                 size = b""
         elif kind == HOST:
             if not hosted:
-                out.append(b"%b: %b\r\n" % (name, host or value))
+                add(b"%b: %b" % (name, host or value))
             hosted = True
         elif kind == TRANSFER:
             if chunked and not chunk_written:
-                out.append(b"%b: chunked\r\n" % name)
+                add(b"%b: chunked" % name)
                 chunk_written = True
         elif kind == CONNECTION and (named := _named(value)):
             drop = named if drop is None else drop | named
             out = [line for line in out if line.partition(b":")[0].lower() not in named]
+            add = out.append
     if host and not hosted:
-        out.insert(1, b"Host: %b\r\n" % host)
-    out += [b"%b: %b\r\n" % field for field in replace]
+        out.insert(1, b"Host: " + host)
+    if replace:
+        out += [b": ".join(field) for field in replace]
     if chunked and not chunk_written:
-        out.append(b"transfer-encoding: chunked\r\n")
-    elif size and not chunked:
-        out.append(b"content-length: %b\r\n" % size)
+        add(b"transfer-encoding: chunked")
+    elif size:
+        add(b"content-length: " + size)
     out += extra
-    out.append(b"\r\n")
     return _checked(out)
 
 
 def trailer_lines(fields: Iterable[Field], kinds: HeaderKinds) -> bytes:
     """Trailers as they stand after the last chunk, without those that would change the framing. Raises BadHead."""
-    out = [b"%b: %b\r\n" % (name, value) for name, value in fields if kinds[name] == PLAIN]
-    out.append(b"\r\n")
-    return _checked(out)
+    lines = [b": ".join(field) for field in fields if kinds[field[0]] == PLAIN]
+    return _checked(lines) if lines else b"\r\n"
 
 
 def wants_close(fields: Iterable[Field]) -> bool:
@@ -125,8 +127,10 @@ def wants_close(fields: Iterable[Field]) -> bool:
 
 
 def _checked(lines: list[bytes]) -> bytes:
-    head = b"".join(lines)
-    if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
+    lines += (b"", b"")
+    head = b"\r\n".join(lines)
+    breaks = len(lines) - 1
+    if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
         raise BadHead("a header with a line break or NUL")
     return head
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import httptools
 
 from llmtap.core.errors import ApiError, BadRequest
-from llmtap.lane.head import Field, is_target
+from llmtap.lane.head import HOP, HOST, LENGTH, PLAIN, TRANSFER, Field, HeaderKinds, is_target
 from llmtap.lane.limits import LaneLimits
 from llmtap.lane.refusals import HeadTooLarge, NotSupported
 
@@ -28,38 +28,22 @@ _NOT_HTTP = "the request is not valid HTTP"
 class Inbound:
     """One request as it arrives. `fields`, `method` ... are set when the head is complete."""
 
-    __slots__ = (
-        "changed",
-        "complete",
-        "continue_expected",
-        "fields",
-        "keep_alive",
-        "length",
-        "method",
-        "overflow",
-        "parts",
-        "received",
-        "refusal",
-        "target",
-        "trailers",
-        "version",
-    )
+    method = b""
+    target = b""
+    version = b"HTTP/1.1"
+    keep_alive = False
+    length: int | None = 0  # declared body size; None: chunked
+    continue_expected = False
+    received = 0
+    complete = False
+    overflow = False  # more body than the limit: what came of it is dropped
+    refusal: ApiError | None = None  # not a request we serve
+    changed: Callable[[], None] | None = None  # called when complete, too large or refused
 
     def __init__(self) -> None:
-        self.method = b""
-        self.target = b""
-        self.version = b"HTTP/1.1"
         self.fields: list[Field] = []
-        self.keep_alive = False
-        self.length: int | None = 0  # declared body size; None: chunked
-        self.continue_expected = False
-        self.parts: list[bytes] = []
-        self.received = 0
         self.trailers: list[Field] = []
-        self.complete = False
-        self.overflow = False  # more body than the limit: what came of it is dropped
-        self.refusal: ApiError | None = None  # not a request we serve
-        self.changed: Callable[[], None] | None = None  # called when complete, too large or refused
+        self.parts: list[bytes] = []
 
     @property
     def rest(self) -> int | None:
@@ -86,16 +70,18 @@ class RequestParser:
     """Feed bytes; requests whose head is complete (or that are refused) are appended to `ready`. After a refusal nothing
     more is parsed: `dead`."""
 
-    def __init__(self, limits: LaneLimits, ready: Callable[[Inbound], None]) -> None:
-        self._limits = limits
+    def __init__(self, limits: LaneLimits, kinds: HeaderKinds, ready: Callable[[Inbound], None]) -> None:
+        self.limits = limits
+        self._kinds = kinds
         self._ready = ready
         self._parser = httptools.HttpRequestParser(self)
         self._now: Inbound | None = None
         self._head_done = False
         self._begun = False  # a message began in this very feed
         self._unread = 0  # bytes fed since something came of them
-        self._head_size = 0
-        self._priming = False
+        self._fields: list[Field] = []  # of the head, then of the trailers, now being read
+        self._upgrade = False  # llhttp takes the rest to be another protocol
+        self._mute = False  # what llhttp says is not for us
         self.dead = False
 
     @property
@@ -106,10 +92,6 @@ class RequestParser:
     @property
     def in_head(self) -> bool:
         return self._now is not None and not self._head_done
-
-    def limit(self, limits: LaneLimits) -> None:
-        """Other limits, from the next request on."""
-        self._limits = limits
 
     def feed(self, data: bytes) -> None:
         """Parse. Never raises; what is wrong becomes a refused `Inbound`."""
@@ -126,16 +108,16 @@ class RequestParser:
         except httptools.HttpParserError as error:
             self._refuse(_reason(error))
             return
-        if self.in_head and self._begun:
+        if self._begun and self._now is not None and not self._head_done:
             self._unread = 0  # an unknown part of this piece belongs to the message before
-        if self._unread > self._limits.max_head_bytes and self._now is not None:
+        if self._unread > self.limits.max_head_bytes and self._now is not None:
             # a head, a trailer or a chunk extension without end
             self._refuse(self._too_large())
 
     def _refuse(self, error: ApiError) -> None:
         if self.dead:
             return
-        self.dead = True
+        self.dead = self._mute = True
         inbound = self._now if self._now is not None else Inbound()
         shown = self._now is not None and self._head_done
         inbound.keep_alive = False
@@ -143,52 +125,52 @@ class RequestParser:
         if not shown:
             self._ready(inbound)
 
+    def _oversized(self, fields: list[Field], size: int) -> ApiError | None:
+        limits = self.limits
+        if len(fields) > limits.max_headers:
+            return HeadTooLarge(f"more than {limits.max_headers} headers")
+        if self._unread > limits.max_head_bytes and size + sum(len(n) + len(v) + 4 for n, v in fields) > limits.max_head_bytes:
+            return self._too_large()
+        return None
+
     def _too_large(self) -> ApiError:
-        return HeadTooLarge(f"the request head is larger than {self._limits.max_head_bytes} bytes")
+        return HeadTooLarge(f"the request head is larger than {self.limits.max_head_bytes} bytes")
 
     def _ignore_upgrade(self, rest: bytes) -> None:
         """Go on behind the head of a request whose Upgrade is ignored: llhttp took it to have no body."""
         self._parser = httptools.HttpRequestParser(self)
+        self._upgrade = False
         inbound = self._now
         if inbound is not None:  # else it had no body, and is complete
             framing = b"transfer-encoding: chunked" if inbound.length is None else b"content-length: %d" % inbound.length
-            self._priming = True
+            self._mute = True
+            self._fields = []
             self._parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n\r\n")
-            self._priming = False
+            self._mute = False
+            self._fields = inbound.trailers
         if rest:
             self.feed(rest)
 
     # ---- llhttp's callbacks; nothing here raises
 
     def on_message_begin(self) -> None:
-        if self._priming or self.dead:
+        if self._mute:
             return
-        self._now = Inbound()
+        inbound = self._now = Inbound()
         self._head_done = False
+        self._fields = inbound.fields
         self._begun = True
-        self._head_size = 0
 
     def on_url(self, url: bytes) -> None:
-        if self._now is not None and not self._priming:
+        if not self._mute and self._now is not None:
             self._now.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        inbound = self._now
-        if inbound is None or self._priming or self.dead:
-            return
-        self._head_size += len(name) + len(value) + 4
-        if value.endswith((b" ", b"\t")):
-            value = value.rstrip(b" \t")
-        fields = inbound.trailers if self._head_done else inbound.fields
-        fields.append((name, value))
-        if len(fields) > self._limits.max_headers:
-            self._refuse(HeadTooLarge(f"more than {self._limits.max_headers} headers"))
-        elif self._head_size > self._limits.max_head_bytes:
-            self._refuse(self._too_large())
+        self._fields.append((name, value))  # judged when all are there; how many bytes may come until then is bounded
 
     def on_headers_complete(self) -> None:
         inbound = self._now
-        if inbound is None or self._priming or self.dead:
+        if self._mute or inbound is None:
             return
         parser = self._parser
         inbound.method = parser.get_method()
@@ -198,27 +180,29 @@ class RequestParser:
             return
         inbound.version = version
         inbound.keep_alive = parser.should_keep_alive()
-        error = _judge(inbound, self._limits)
-        if error is None and parser.should_upgrade() and _is_websocket(inbound):
+        error = self._oversized(inbound.fields, len(inbound.target)) or _judge(inbound, self._kinds)
+        self._upgrade = parser.should_upgrade()
+        if error is None and self._upgrade and _is_websocket(inbound):
             error = NotSupported("websocket connections are not supported")
         if error is not None:
             self._refuse(error)
             return
         self._head_done = True
-        self._unread = self._head_size = 0
-        if inbound.length is not None and inbound.length > self._limits.max_body_bytes:
+        self._fields = inbound.trailers
+        self._unread = 0
+        if inbound.length is not None and inbound.length > self.limits.max_body_bytes:
             inbound.overflow = True
         self._ready(inbound)
 
     def on_body(self, data: bytes) -> None:
         inbound = self._now
-        if inbound is None or self.dead:
+        if self._mute or inbound is None:
             return
         self._unread = 0
         inbound.received += len(data)
         if inbound.overflow:
             return
-        if inbound.received > self._limits.max_body_bytes:
+        if inbound.received > self.limits.max_body_bytes:
             inbound.overflow = True
             inbound.parts.clear()
             inbound._notify()
@@ -227,36 +211,45 @@ class RequestParser:
 
     def on_message_complete(self) -> None:
         inbound = self._now
-        if inbound is None or self.dead or self._priming or (self._parser.should_upgrade() and inbound.rest != 0):
+        if self._mute or inbound is None or (self._upgrade and inbound.rest != 0):
             return
+        if inbound.trailers:
+            error = self._oversized(inbound.trailers, 0)
+            if error is not None:
+                self._refuse(error)
+                return
+            inbound.trailers = [(name, value.rstrip(b" \t")) for name, value in inbound.trailers]
         self._now = None
         self._unread = 0
         inbound.complete = True
         inbound._notify()
 
 
-def _judge(inbound: Inbound, limits: LaneLimits) -> ApiError | None:
+def _judge(inbound: Inbound, kinds: HeaderKinds) -> ApiError | None:
     """What is wrong with a complete head, or None. Sets what the body will be."""
     if inbound.method not in _METHODS:
         return NotSupported("this method is not supported")
     if not is_target(inbound.target):
         return BadRequest("the request target must be a path")
-    if len(inbound.target) > limits.max_head_bytes:
-        return HeadTooLarge(f"the request head is larger than {limits.max_head_bytes} bytes")
     hosts = 0
     coding: bytes | None = None
-    for name, value in inbound.fields:
-        size = len(name)
-        # four lengths out of all: cheaper than lowering every name
-        if size == 4 and name.lower() == b"host":
+    fields = inbound.fields
+    for at, (name, value) in enumerate(fields):
+        if value and value[-1] <= 32:  # white space at the end is not part of it
+            value = value.rstrip(b" \t")
+            fields[at] = (name, value)
+        kind = kinds[name]
+        if kind == PLAIN:
+            continue
+        if kind == HOST:
             hosts += 1
-        elif size == 14 and name.lower() == b"content-length":
+        elif kind == LENGTH:
             inbound.length = int(value)
-        elif size == 17 and name.lower() == b"transfer-encoding":
+        elif kind == TRANSFER:
             if coding is not None:
                 return BadRequest(_NOT_HTTP + ": transfer-encoding twice")
             coding = value
-        elif size == 6 and name.lower() == b"expect" and value.lower() == b"100-continue":
+        elif kind == HOP and name.lower() == b"expect" and value.lower() == b"100-continue":
             inbound.continue_expected = True
     if hosts > 1 or (hosts == 0 and inbound.version == b"HTTP/1.1"):
         return BadRequest(_NOT_HTTP + ": it needs exactly one Host header")

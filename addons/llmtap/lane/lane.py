@@ -6,7 +6,7 @@ import asyncio
 import logging
 import ssl
 import weakref
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any
 
 from mitmproxy import http
@@ -50,11 +50,12 @@ class Lane:
         self.answer: Answer = plain_answer
         self.last_words: LastWords = last_words
         self.reuse_port = False
-        self._limits = LaneLimits()
+        self.limits = LaneLimits()
         self._master = master
         self._dispatcher = Dispatcher(master.addons)
         self.fire: Callable[[str, Any], Awaitable[None] | None] = self._dispatcher.fire
-        self.pool = Pool(self.loop, self._limits, self.fire, self._upstream_tls)
+        self.fire_flow: Callable[[str, http.HTTPFlow], Awaitable[None] | None] = self._dispatcher.fire_flow
+        self.pool = Pool(self.loop, self.limits, self.kinds, self.fire, self._upstream_tls)
         self._clients: set[ClientConnection] = set()
         self._listeners: set[Listener] = set()
         self._tasks: set[asyncio.Future[None]] = set()
@@ -63,13 +64,9 @@ class Lane:
 
     # ---- settings
 
-    @property
-    def limits(self) -> LaneLimits:
-        return self._limits
-
-    @limits.setter
-    def limits(self, limits: LaneLimits) -> None:
-        self._limits = limits
+    def set_limits(self, limits: LaneLimits) -> None:
+        """Other limits from now on; connections take them up with their next request."""
+        self.limits = limits
         self.pool.limit(limits)
 
     @property
@@ -118,12 +115,12 @@ class Lane:
             sockets,
             lambda: ClientConnection(self, mode, upstream),
             tls=tls,
-            full=lambda: len(self._clients) >= self._limits.max_connections,
+            full=lambda: len(self._clients) >= self.limits.max_connections,
             refusal=head + b"content-length: %d\r\n\r\n" % len(refusal) + refusal,
         )
         self._listeners = {known for known in self._listeners if not known.closed} | {listener}
         if self._timer is None:
-            self._timer = self.loop.call_later(self._limits.tick_s, self._tick)
+            self._timer = self.loop.call_later(self.limits.tick_s, self._tick)
         return listener
 
     # ---- connections
@@ -147,10 +144,18 @@ class Lane:
         return len(self._clients)
 
     def background(self, waiting: Awaitable[None]) -> None:
-        """A hook nobody waits for."""
+        """Something nobody waits for: kept alive until it is done."""
         task = asyncio.ensure_future(waiting)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if not task.done():
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def serve(self, exchange: Coroutine[None, None, None]) -> None:
+        """Run an exchange. Eager in mitmproxy: when this returns it has run to its first wait."""
+        task = self.loop.create_task(exchange)
+        if not task.done():
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     def _tick(self) -> None:
         now = self.loop.time()
@@ -158,7 +163,7 @@ class Lane:
         for client in list(self._clients):
             client.tick(now)
         busy = self._clients or self.pool.idle_count or any(not known.closed for known in self._listeners)
-        self._timer = self.loop.call_later(self._limits.tick_s, self._tick) if busy else None
+        self._timer = self.loop.call_later(self.limits.tick_s, self._tick) if busy else None
 
     # ---- answers
 
@@ -188,7 +193,7 @@ class Lane:
             client.close_when_idle()
         if self._clients:
             self._empty = self.loop.create_future()
-            await asyncio.wait([self._empty], timeout=self._limits.drain_s if seconds is None else seconds)
+            await asyncio.wait([self._empty], timeout=self.limits.drain_s if seconds is None else seconds)
             for client in list(self._clients):
                 client.transport.abort()
         self.pool.close()

@@ -49,20 +49,20 @@ def headers(fields: Fields) -> http.Headers:
 def request(host: str, port: int, method: bytes, path: bytes, version: bytes, fields: Fields, at: float) -> http.Request:
     """The request of a flow whose head has arrived: origin-form, no content yet, started `at` (epoch seconds)."""
     data: http.RequestData = object.__new__(http.RequestData)
-    data.__dict__.update(
-        http_version=version,
-        headers=headers(fields),
-        content=None,
-        trailers=None,
-        timestamp_start=at,
-        timestamp_end=None,
-        host=host,
-        port=port,
-        method=method,
-        scheme=b"http",
-        authority=b"",
-        path=path,
-    )
+    data.__dict__ = {
+        "http_version": version,
+        "headers": headers(fields),
+        "content": None,
+        "trailers": None,
+        "timestamp_start": at,
+        "timestamp_end": None,
+        "host": host,
+        "port": port,
+        "method": method,
+        "scheme": b"http",
+        "authority": b"",
+        "path": path,
+    }
     made: http.Request = object.__new__(http.Request)
     made.data = data
     return made
@@ -71,16 +71,16 @@ def request(host: str, port: int, method: bytes, path: bytes, version: bytes, fi
 def response(status: int, reason: bytes, version: bytes, fields: Fields, at: float) -> http.Response:
     """The response of a flow whose head has arrived from a backend `at` (epoch seconds)."""
     data: http.ResponseData = object.__new__(http.ResponseData)
-    data.__dict__.update(
-        http_version=version,
-        headers=headers(fields),
-        content=None,
-        trailers=None,
-        timestamp_start=at,
-        timestamp_end=None,
-        status_code=status,
-        reason=reason,
-    )
+    data.__dict__ = {
+        "http_version": version,
+        "headers": headers(fields),
+        "content": None,
+        "trailers": None,
+        "timestamp_start": at,
+        "timestamp_end": None,
+        "status_code": status,
+        "reason": reason,
+    }
     made: http.Response = object.__new__(http.Response)
     made.data = data
     return made

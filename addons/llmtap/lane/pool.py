@@ -17,6 +17,7 @@ from mitmproxy.connection import Client, ConnectionState, Server
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from llmtap.core.plan import Target
+from llmtap.lane.head import HeaderKinds
 from llmtap.lane.limits import LaneLimits
 from llmtap.lane.resolve import Resolver
 from llmtap.lane.upstream import Failure, Upstream
@@ -29,8 +30,14 @@ class Pool:
     """Idle connections by backend address. `tls` makes the context for TLS backends, when the first one is met."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, limits: LaneLimits, fire: Fire, tls: Callable[[], ssl.SSLContext] | None = None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        limits: LaneLimits,
+        kinds: HeaderKinds,
+        fire: Fire,
+        tls: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
+        self.kinds = kinds
         self._loop = loop
         self._fire = fire
         self._make_tls = tls or ssl.create_default_context

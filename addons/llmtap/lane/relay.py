@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("llmtap.lane")
 _RETRIED = frozenset((502, 503, 504))
+_TOO_LARGE = "the backend's response is too large to be buffered"
 _WITH_BODY = frozenset((b"POST", b"PUT", b"PATCH"))
 Transform = Callable[[bytes], Iterable[bytes] | bytes]
 
@@ -37,54 +38,35 @@ Transform = Callable[[bytes], Iterable[bytes] | bytes]
 class Relay:
     """Serves one `Inbound`. The connection tells it what happens to the client: `client_gone`, `client_full`, `client_ready`."""
 
-    __slots__ = (
-        "_cancellable",
-        "_client",
-        "_collected",
-        "_collected_size",
-        "_ended",
-        "_fire",
-        "_flow",
-        "_gone",
-        "_inbound",
-        "_keep",
-        "_lane",
-        "_overdue",
-        "_plan",
-        "_transform",
-        "_upstream",
-        "_waiter",
-        "_watch",
-        "_writer",
-    )
+    _plan: Plan | None = None
+    _upstream: Upstream | None = None
+    _writer: BodyWriter | None = None  # of a response whose head has been written before its end is known
+    _sent = False  # a whole response has been written
+    _transform: Transform | None = None
+    _watch: Watch | None = None
+    _waiter: asyncio.Future[None] | None = None  # for the request's body
+    _cancellable: asyncio.Task[None] | None = None  # set while a leaving client may cancel the task
+    _collected: list[bytes]
+    _collected_size = 0
+    _gone = False
+    _overdue = False
+    _ended = False  # `response` or `error` has fired
 
     def __init__(self, client: ClientConnection, inbound: Inbound) -> None:
         self._client = client
         self._lane = client.lane
-        self._fire = client.lane.fire
+        self._fire = client.lane.fire_flow
         self._inbound = inbound
         self._keep = inbound.keep_alive
         self._flow = self._open_flow()
-        self._plan: Plan | None = None
-        self._upstream: Upstream | None = None
-        self._writer: BodyWriter | None = None  # set when the response's head has been written
-        self._transform: Transform | None = None
-        self._watch: Watch | None = None
-        self._waiter: asyncio.Future[None] | None = None  # for the request's body
-        self._cancellable: asyncio.Task[None] | None = None  # set while a leaving client may cancel the task
-        self._collected: list[bytes] = []
-        self._collected_size = 0
-        self._gone = False
-        self._overdue = False
-        self._ended = False  # `response` or `error` has fired
 
     def _open_flow(self) -> http.HTTPFlow:
         client, inbound = self._client, self._inbound
         flow = http.HTTPFlow(client.conn, client.placeholder, live=True)
         host, port = client.placeholder.address or ("", 0)
         fields = tuple(inbound.fields)
-        if client.upstream is not None and not self._lane.keep_host:
-            authority = self._lane.authority(client.upstream)
+        authority = client.authority
+        if authority is not None:
             fields = tuple((n, authority if len(n) == 4 and n.lower() == b"host" else v) for n, v in fields)
         flow.request = mitm.request(host, port, inbound.method, inbound.target, inbound.version, fields, time.time())
         if client.upstream is not None and client.upstream[0] == "https":
@@ -103,6 +85,7 @@ class Relay:
         finally:
             if self._watch is not None:
                 self._watch.stop()
+                self._watch = None  # it knows this object: a cycle would leave every flow to the garbage collector
             flow.live = False
             self._release()
             self._client.finished(self._keep and self._inbound.complete, not self._inbound.complete)
@@ -197,12 +180,13 @@ class Relay:
         upstream = await self._obtain(flow, plan)
         reply = upstream.reply
         flow.response = mitm.response(reply.status, reply.reason, reply.version, tuple(reply.fields), time.time())
-        self._watch.phase("idle", 0.0)  # addons may take their time
         if (waiting := self._fire("responseheaders", flow)) is not None:
+            self._watch.phase("idle", 0.0)  # addons may take their time
             await waiting
         if flow.error is not None or (self._gone and not self._drains):
             self._check(flow)
-        self._watch.phase("idle", plan.idle_s)
+        if not reply.complete:
+            self._watch.phase("idle", plan.idle_s)
         if flow.response.stream:
             await self._stream(flow, upstream)
         else:
@@ -259,18 +243,21 @@ class Relay:
         return out if type(out) is bytes else b"".join(cast(Iterable[bytes], out))
 
     async def _buffer(self, flow: http.HTTPFlow, upstream: Upstream) -> None:
-        first = upstream.reply.take()
-        upstream.sink = self._collect
-        if first:
-            self._collect(first)
-        try:
-            await upstream.end()
-        except Failure as failure:
-            self._note(self._plan, failure.reason)
-            raise _api_error(failure) from None
+        content = upstream.reply.take()
+        if not upstream.reply.complete:
+            self._collected = [content] if content else []
+            self._collected_size = len(content)
+            upstream.sink = self._collect
+            try:
+                await upstream.end()
+            except Failure as failure:
+                self._note(self._plan, failure.reason)
+                raise _api_error(failure) from None
+            content = b"".join(self._collected)
+        elif len(content) > self._lane.limits.max_reply_bytes:
+            raise UpstreamFailed(_TOO_LARGE)
         response = cast(http.Response, flow.response)
-        parts = self._collected
-        response.data.content = parts[0] if len(parts) == 1 else b"".join(parts)
+        response.data.content = content
         response.data.timestamp_end = time.time()
         if upstream.reply.trailers:
             response.data.trailers = mitm.headers(tuple(upstream.reply.trailers))
@@ -290,7 +277,7 @@ class Relay:
         self._collected_size += len(data)
         if self._collected_size > self._lane.limits.max_reply_bytes:
             self._collected.clear()
-            self._fail_upstream(UpstreamFailed("the backend's response is too large to be buffered"))
+            self._fail_upstream(UpstreamFailed(_TOO_LARGE))
         elif self._flow.error is not None:
             self._fail_upstream(Killed())
 
@@ -361,7 +348,7 @@ class Relay:
             return upstream
 
     async def _connect(self, plan: Plan, target: Target) -> Upstream:
-        if self._watch is not None:
+        if self._watch is not None and plan.attempts > 1:
             self._watch.phase("connect", 0.0)  # the pool keeps this time
         self._cancellable = task = asyncio.current_task()
         try:
@@ -381,7 +368,7 @@ class Relay:
         chunked = data.trailers is not None
         try:
             head = build(
-                b"%b %b HTTP/1.1\r\n" % (data.method, data.path),
+                b"%b %b HTTP/1.1" % (data.method, data.path),
                 data.headers.fields,
                 self._lane.kinds,
                 length=len(body) if body or data.method in _WITH_BODY else None,
@@ -475,7 +462,7 @@ class Relay:
             self._plan.error = error
         keep = self._keep and self._writer is None
         await self._failed(flow, error.message)
-        if self._gone or self._client.dead:
+        if self._gone or self._client.dead or self._sent:
             return
         if self._writer is None:
             self._keep = keep
@@ -592,28 +579,31 @@ class Relay:
         self._decide_keep()
         data = response.data
         body = data.content or b""
-        chunked = data.trailers is not None and self._inbound.version == b"HTTP/1.1"
-        if self._empty(data.status_code):
-            head = self._head(data, None if data.status_code == 204 else _declared(data.headers), False)
-            self._writer = BodyWriter(self._client.transport, Framing.EMPTY)
-            self._client.transport.write(head)
-            return
-        head = self._head(data, None if chunked else len(body), chunked)
-        self._writer = BodyWriter(self._client.transport, Framing.CHUNKED if chunked else Framing.LENGTH, len(body))
-        if len(body) > 65536:
-            self._client.transport.write(head)
-            self._writer.write(body)
-        else:
-            self._client.transport.write(head + self._writer.encode(body))
-        if chunked:
+        transport = self._client.transport
+        if data.trailers is not None and self._inbound.version == b"HTTP/1.1" and not self._empty(data.status_code):
+            head = self._head(data, None, chunked=True)
+            self._writer = BodyWriter(transport, Framing.CHUNKED)
+            transport.write(head + self._writer.encode(body))
             self._finish(b"", data.trailers)
+            return
+        if self._empty(data.status_code):
+            body = b""
+            head = self._head(data, None if data.status_code == 204 else _declared(data.headers), chunked=False)
+        else:
+            head = self._head(data, len(body), chunked=False)
+        self._sent = True
+        if len(body) > 65536:  # two calls cost less than a copy
+            transport.write(head)
+            transport.write(body)
+        else:
+            transport.write(head + body if body else head)
 
     def _head(self, data: http.ResponseData, length: int | None, chunked: bool) -> bytes:
         if not self._keep:
-            extra: tuple[bytes, ...] = (b"connection: close\r\n",)
+            extra: tuple[bytes, ...] = (b"connection: close",)
         else:
-            extra = () if self._inbound.version == b"HTTP/1.1" else (b"connection: keep-alive\r\n",)
-        first = b"HTTP/1.1 %d %b\r\n" % (data.status_code, data.reason)
+            extra = () if self._inbound.version == b"HTTP/1.1" else (b"connection: keep-alive",)
+        first = b"HTTP/1.1 %d %b" % (data.status_code, data.reason)
         try:
             return build(first, data.headers.fields, self._lane.kinds, length=length, chunked=chunked, extra=extra)
         except BadHead as error:
@@ -629,7 +619,11 @@ def _api_error(failure: Failure) -> ApiError:
 
 def _declared(headers: http.Headers) -> int | None:
     """The content-length a response's head announces, when it can be believed."""
-    if "transfer-encoding" in headers:
-        return None
-    value = headers.get("content-length", "")
-    return int(value) if value.isascii() and value.isdigit() else None
+    length: int | None = None
+    for name, value in headers.fields:
+        size = len(name)
+        if size == 14 and name.lower() == b"content-length":
+            length = int(value) if value.isdigit() else None
+        elif size == 17 and name.lower() == b"transfer-encoding":
+            return None
+    return length

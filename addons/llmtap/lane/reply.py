@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import httptools
 
-from llmtap.lane.head import Field
+from llmtap.lane.head import LENGTH, TRANSFER, BadHead, Field, HeaderKinds
 
 _MAX_HEAD = 256 << 10
 _MAX_FIELDS = 400
@@ -18,7 +18,8 @@ _MAX_INTERIM = 32
 class ReplyParser:
     """`expect` before every request; then `feed`. `error` says what was wrong with the bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, kinds: HeaderKinds) -> None:
+        self._kinds = kinds
         self._parser = httptools.HttpResponseParser(self)
         self.expect(head_only=False)
 
@@ -33,6 +34,7 @@ class ReplyParser:
         self.buffered = 0  # bytes in `parts`
         self.head_done = self.complete = self.keep_alive = self.until_close = self.surplus = False
         self.error: str | None = None
+        self._into = self.fields  # where headers go: the head's, the trailers', or nowhere
         self._head_only = head_only
         self._head_size = 0
         self._interim = 0
@@ -42,6 +44,11 @@ class ReplyParser:
         """Parse. Never raises; see `error` (fatal) and `surplus` (response fine, connection not)."""
         if not self.head_done:
             self._head_size += len(data)
+        elif self.trailers:
+            self._head_size += len(data)  # a trailer that does not end
+            if self._head_size > 2 * _MAX_HEAD:
+                self._wrong("its trailers are too large")
+                return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -73,21 +80,14 @@ class ReplyParser:
     def on_message_begin(self) -> None:
         if self.complete:
             self.surplus = True
+            self._into = []
 
     def on_status(self, reason: bytes) -> None:
         if not self.complete:
             self.reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.complete:
-            return
-        if value.endswith((b" ", b"\t")):
-            value = value.rstrip(b" \t")
-        fields = self.trailers if self.head_done else self.fields
-        fields.append((name, value))
-        if len(fields) > _MAX_FIELDS:
-            self._wrong("it has too many headers")
-            fields.clear()
+        self._into.append((name, value))
 
     def on_headers_complete(self) -> None:
         if self.complete:
@@ -107,18 +107,40 @@ class ReplyParser:
         self.version = b"HTTP/1.1" if version == "1.1" else b"HTTP/1.0"
         self.status = status
         self.keep_alive = parser.should_keep_alive()
-        codings = [value.lower() for name, value in self.fields if len(name) == 17 and name.lower() == b"transfer-encoding"]
-        if codings and (codings != [b"chunked"] or version != "1.1"):
-            self._wrong("its transfer-encoding is not chunked")
+        if not self._framed():
             return
-        self.until_close = not codings and not self.keep_alive and not self._has_length()
         self.head_done = True
+        self._into = self.trailers
         if self._head_only:
-            self._end()
+            self.complete = True
+            self._into = []
             self._parser = httptools.HttpResponseParser(self)  # the old one waits for a body
 
-    def _has_length(self) -> bool:
-        return any(len(name) == 14 and name.lower() == b"content-length" for name, _ in self.fields)
+    def _framed(self) -> bool:
+        """Look the headers over: where the body ends, white space that is not part of a value. False when they are wrong."""
+        fields = self.fields
+        if len(fields) > _MAX_FIELDS:
+            self._wrong("it has too many headers")
+            return False
+        sized = chunked = False
+        for at, (name, value) in enumerate(fields):
+            if value and value[-1] <= 32:
+                value = value.rstrip(b" \t")
+                fields[at] = (name, value)
+            try:
+                kind = self._kinds[name]
+            except BadHead:  # llhttp is laxer with names than HTTP
+                self._wrong("a header name is none")
+                return False
+            if kind == LENGTH:
+                sized = True
+            elif kind == TRANSFER:
+                if chunked or value.lower() != b"chunked" or self.version != b"HTTP/1.1":
+                    self._wrong("its transfer-encoding is not chunked")
+                    return False
+                chunked = True
+        self.until_close = not (sized or chunked or self.keep_alive)
+        return True
 
     def on_body(self, data: bytes) -> None:
         if self.complete:
@@ -133,7 +155,7 @@ class ReplyParser:
             self.reason = b""
             self.fields.clear()
         elif self.head_done and not self.complete:
-            self._end()
-
-    def _end(self) -> None:
-        self.complete = True
+            self.complete = True
+            self._into = []
+            if len(self.trailers) > _MAX_FIELDS:
+                self.trailers.clear()

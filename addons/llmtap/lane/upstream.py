@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, cast
 
 from mitmproxy.connection import Client, ConnectionState, Server
@@ -36,7 +36,7 @@ class Upstream(asyncio.Protocol):
         self.key = pool.key(target)
         self.server = server
         self.client = client  # on whose behalf it was opened, for the hooks
-        self.reply = ReplyParser()
+        self.reply = ReplyParser(pool.kinds)
         self.transport: asyncio.Transport
         self.sink: Callable[[bytes], None] | None = None
         self.failure: Exception | None = None
@@ -102,13 +102,13 @@ class Upstream(asyncio.Protocol):
         else:
             self.transport.write(head + body if body else head)
 
-    async def head(self) -> None:
-        """Until the response's head is there. Raises Failure."""
-        await self._wait(whole=False)
+    def head(self) -> Coroutine[None, None, None]:
+        """Await it: until the response's head is there. Raises Failure, or what `fail` was given."""
+        return self._wait(whole=False)
 
-    async def end(self) -> None:
-        """Until the response is complete. Raises Failure."""
-        await self._wait(whole=True)
+    def end(self) -> Coroutine[None, None, None]:
+        """Await it: until the response is complete. Raises the same."""
+        return self._wait(whole=True)
 
     async def _wait(self, whole: bool) -> None:
         self._whole = whole
