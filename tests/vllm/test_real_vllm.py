@@ -153,7 +153,7 @@ def test_what_vllm_sent_is_what_the_client_gets(gateway: Gateway, tap: Tap, path
     if stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
     before = len(tap.replies)
-    with httpx.Client() as http:  # a client connection of its own has an upstream connection of its own
+    with httpx.Client(timeout=60) as http:  # a client connection of its own has an upstream connection of its own
         got = http.post(f"{gateway.url}{path}", json=body).content
     sent = [bytes(r) for r in tap.replies[before:] if got[:60] in bytes(r)]
     assert len(sent) == 1 and body_of(sent[0]) == got
@@ -162,7 +162,7 @@ def test_what_vllm_sent_is_what_the_client_gets(gateway: Gateway, tap: Tap, path
 @pytest.mark.parametrize("more", [{}, {"n": 2, "temperature": 1, "seed": 7}, {"logprobs": True, "top_logprobs": 2}])
 def test_without_usage_asked_for_only_the_usage_chunk_is_missing(gateway: Gateway, tap: Tap, more: dict[str, Any]) -> None:
     before = len(tap.replies)
-    with httpx.Client() as http:
+    with httpx.Client(timeout=60) as http:
         got = http.post(f"{gateway.url}{CHAT}", json=hello(stream=True, **more)).content
     sent = next(body_of(bytes(r)) for r in tap.replies[before:] if got[:60] in bytes(r))
     sent_events, got_events = sent.split(b"\n\n"), got.split(b"\n\n")
@@ -216,7 +216,7 @@ def test_direct_and_through_are_the_same(vllm: str, gateway: Gateway, path: str)
     "body", [{"model": "nobody", "messages": []}, {"model": MODEL}, hello(max_tokens=-1), hello(messages="x")]
 )
 def test_errors_of_vllm_come_through(vllm: str, gateway: Gateway, body: dict[str, Any]) -> None:
-    direct, through = (httpx.post(f"{url}{CHAT}", json=body) for url in (vllm, gateway.url))
+    direct, through = (httpx.post(f"{url}{CHAT}", json=body, timeout=60) for url in (vllm, gateway.url))
     assert direct.status_code == through.status_code
     if body["model"] == MODEL:
         assert direct.content == through.content
@@ -226,20 +226,19 @@ def test_errors_of_vllm_come_through(vllm: str, gateway: Gateway, body: dict[str
 
 
 def running(vllm: str) -> float:
-    text = httpx.get(f"{vllm}/metrics").text
+    text = httpx.get(f"{vllm}/metrics", timeout=60).text
     return sum(s.value for f in text_string_to_metric_families(text) if f.name == "vllm:num_requests_running" for s in f.samples)
 
 
 def test_a_client_that_leaves_stops_the_generation(vllm: str, gateway: Gateway) -> None:
     body = hello(messages=[{"role": "user", "content": "Tell me a long story"}], stream=True, max_tokens=1500, ignore_eos=True)
-    with httpx.stream("POST", f"{gateway.url}{CHAT}", json=body) as reply:
+    with httpx.stream("POST", f"{gateway.url}{CHAT}", json=body, timeout=60) as reply:
         uid = reply.headers["x-request-id"]
+        pieces = reply.iter_raw()  # kept: httpx closes the connection of a dropped iterator
         seen = b""
-        for piece in reply.iter_raw():
-            seen += piece
-            if seen.count(b"data: ") > 8:
-                break
-        assert running(vllm) == 1
+        while seen.count(b"data: ") <= 8:
+            seen += next(pieces)
+        eventually(lambda: running(vllm) == 1, "vLLM is not generating")
     eventually(lambda: running(vllm) == 0, "vLLM is still generating", timeout_s=1.0)
     stored = row(gateway, uid)
     assert stored["outcome"] == "client_abort" and stored["status"] == 499
