@@ -21,7 +21,7 @@ class Transforms:
     name = "transforms"
 
     def on_request(self, flow: http.HTTPFlow, ex: Exchange) -> None:
-        if not ex.endpoint.json_body:
+        if not ex.endpoint.json_body or ex.method == "OPTIONS":  # a browser's preflight has no body
             return
         content_type = flow.request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if content_type and content_type != "application/json" and not content_type.endswith("+json"):

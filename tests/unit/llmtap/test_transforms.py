@@ -70,3 +70,10 @@ def test_multipart_uploads_are_not_parsed() -> None:
     flow, ex = request("/v1/audio/transcriptions", b"--x\r\n", "multipart/form-data; boundary=x")
     Transforms().on_request(flow, ex)
     assert ex.parsed is None
+
+
+def test_a_preflight_has_no_body() -> None:
+    flow, ex = request("/v1/chat/completions", b"")
+    ex.method = "OPTIONS"
+    Transforms().on_request(flow, ex)
+    assert ex.parsed is None
