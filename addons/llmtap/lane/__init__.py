@@ -16,7 +16,7 @@ from mitmproxy import ctx, http
 from mitmproxy.master import Master
 
 from llmtap.core.plan import Plan
-from llmtap.lane.lane import Answer, Lane, LastWords, lane_of
+from llmtap.lane.lane import Answer, Failing, Lane, LastWords, lane_of
 from llmtap.lane.limits import LaneLimits
 from llmtap.lane.mitm import uvloop_loop_factory
 from llmtap.lane.mode import default_mode
@@ -26,6 +26,7 @@ def install(
     *,
     plans: MutableMapping[http.HTTPFlow, Plan],
     answer: Answer,
+    failing: Failing | None = None,
     limits: LaneLimits | None = None,
     last_words: LastWords | None = None,
     reuse_port: bool = False,
@@ -33,12 +34,15 @@ def install(
 ) -> Lane:
     """Set up (or set anew) the lane of this mitmproxy; call from `load` or later, inside the event loop.
 
-    `plans`: weakly keyed, read after the `request` hook. `answer`: an error → the whole response. `last_words`: the end of a
+    `plans`: weakly keyed, read after the `request` hook. `answer`: an error → the whole response. `failing`: told of an error
+    before the `error` hook fires, which knows its message only. `last_words`: the end of a
     stream that broke, given its last bytes; the default knows the three dialects. Other `limits` later: `lane.set_limits`.
     """
     lane = lane_of(master or ctx.master)
     lane.plans = plans
     lane.answer = answer
+    if failing is not None:
+        lane.failing = failing
     if limits is not None:
         lane.set_limits(limits)
     if last_words is not None:
@@ -47,4 +51,4 @@ def install(
     return lane
 
 
-__all__ = ["Answer", "Lane", "LaneLimits", "LastWords", "default_mode", "install", "uvloop_loop_factory"]
+__all__ = ["Answer", "Failing", "Lane", "LaneLimits", "LastWords", "default_mode", "install", "uvloop_loop_factory"]

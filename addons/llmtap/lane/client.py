@@ -109,7 +109,7 @@ class ClientConnection(asyncio.Protocol):
             self._feed(data)
             if self._queue:
                 self._advance()
-        elif not self._parser.between:
+        elif self._relay is not None and self._relay.reading and not self._ahead:
             self._parser.feed(data)
         else:
             self._ahead += data
@@ -176,8 +176,14 @@ class ClientConnection(asyncio.Protocol):
             return
         self._advancing = True
         try:
-            while self._relay is None and not (self.dead or self.closing or self.write_paused or self._opening):
-                if self._queue:
+            while not (self.dead or self.closing or self.write_paused or self._opening):
+                if self._relay is not None:
+                    if not (self._ahead and self._relay.reading):
+                        break
+                    data = bytes(self._ahead)  # the rest of its body came while it had to wait
+                    self._ahead.clear()
+                    self._parser.feed(data)
+                elif self._queue:
                     self._serve(self._queue.popleft())
                 elif self._ahead:
                     data = bytes(self._ahead)

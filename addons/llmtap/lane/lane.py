@@ -27,6 +27,7 @@ from llmtap.lane.refusals import Crowded
 
 log = logging.getLogger("llmtap.lane")
 Answer = Callable[[http.HTTPFlow, ApiError], http.Response]
+Failing = Callable[[http.HTTPFlow, ApiError], None]
 LastWords = Callable[[http.HTTPFlow, ApiError, bytes], bytes]
 Upstream = tuple[str, str, int]  # scheme, host, port
 
@@ -48,6 +49,8 @@ class Lane:
         self.kinds = HeaderKinds()
         self.plans: MutableMapping[http.HTTPFlow, Plan] = weakref.WeakKeyDictionary()
         self.answer: Answer = plain_answer
+        self.failing: Failing = lambda flow, error: None
+        self.cutting = False  # a drain has run out of time: clients go because we do
         self.last_words: LastWords = last_words
         self.reuse_port = False
         self.limits = LaneLimits()
@@ -175,6 +178,11 @@ class Lane:
             log.error("answer failed", exc_info=(type(failure), failure, failure.__traceback__))
             return plain_answer(flow, error)
 
+    @staticmethod
+    def plain_answer(flow: http.HTTPFlow, error: ApiError) -> http.Response:
+        """What is sent when the installed answer cannot be."""
+        return plain_answer(flow, error)
+
     def last_words_of(self, flow: http.HTTPFlow, error: ApiError, tail: bytes) -> bytes:
         try:
             return self.last_words(flow, error, tail)
@@ -194,6 +202,7 @@ class Lane:
         if self._clients:
             self._empty = self.loop.create_future()
             await asyncio.wait([self._empty], timeout=self.limits.drain_s if seconds is None else seconds)
+            self.cutting = True
             for client in list(self._clients):
                 client.transport.abort()
         self.pool.close()

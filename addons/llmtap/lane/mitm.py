@@ -4,7 +4,7 @@
     Proxyserver.connections                             mitmproxy's count of connections and target of `inject.*`
     AddonManager.chain / register / remove / clear      what `hooks_of` and `on_addons_changed` read and wrap
     addonmanager.traverse                               an addon and its sub-addons in dispatch order
-    Request / Response / Headers / RequestData ...      built without their constructors: `MessageData.__post_init__` checks
+    HTTPFlow / Request / Response / Headers ...         built without their constructors: `MessageData.__post_init__` checks
                                                         every field's type, 110 us a message
     Flow.kill / Flow._resume_event                      kill() does not wake whoever waits for the held flow (issue 4711)
     Master.shutdown                                     replaced on the instance, to drain before the end
@@ -20,10 +20,12 @@ from __future__ import annotations
 import asyncio
 import types
 from collections.abc import Awaitable, Callable
+from random import getrandbits
 from typing import Any
 
 from mitmproxy import addonmanager, http
 from mitmproxy.addonmanager import AddonManager
+from mitmproxy.connection import Client, Server
 from mitmproxy.flow import Flow
 from mitmproxy.master import Master
 from mitmproxy.net.http import status_codes
@@ -86,6 +88,29 @@ def response(status: int, reason: bytes, version: bytes, fields: Fields, at: flo
     return made
 
 
+def flow(client: Client, server: Server, request: http.Request, at: float) -> http.HTTPFlow:
+    """A live flow of `request`, created `at` (epoch seconds)."""
+    bits = f"{getrandbits(128):032x}"
+    made: http.HTTPFlow = object.__new__(http.HTTPFlow)
+    made.__dict__ = {
+        # a random UUID (version 4); uuid.uuid4() takes four times as long
+        "id": f"{bits[:8]}-{bits[8:12]}-4{bits[13:16]}-{'89ab'[int(bits[16], 16) & 3]}{bits[17:20]}-{bits[20:]}",
+        "client_conn": client,
+        "server_conn": server,
+        "live": True,
+        "timestamp_created": at,
+        "intercepted": False,
+        "_resume_event": None,
+        "_backup": None,
+        "marked": "",
+        "is_replay": None,
+        "metadata": {},
+        "comment": "",
+        "request": request,
+    }
+    return made
+
+
 # ---- addons
 
 
@@ -123,24 +148,24 @@ def _announcing(call: Callable[..., Any], changed: Callable[[], None]) -> Callab
 # ---- flows
 
 
-async def resumed(flow: Flow) -> None:
+async def resumed(held: Flow) -> None:
     """Wait until a held flow is resumed or killed."""
-    if not flow.intercepted:
+    if not held.intercepted:
         return
-    if flow._resume_event is None:
-        flow._resume_event = asyncio.Event()
-    event = flow._resume_event
-    kill: Callable[[], None] = flow.kill
+    if held._resume_event is None:
+        held._resume_event = asyncio.Event()
+    event = held._resume_event
+    kill: Callable[[], None] = held.kill
 
     def kill_and_wake() -> None:
         kill()
         event.set()
 
-    flow.kill = kill_and_wake  # type: ignore[method-assign]
+    held.kill = kill_and_wake  # type: ignore[method-assign]
     try:
         await event.wait()
     finally:
-        del flow.kill  # the class's own again
+        del held.kill  # the class's own again
 
 
 # ---- the process
@@ -205,6 +230,7 @@ __all__ = [
     "ServerInstance",
     "ServerManager",
     "drain_before_shutdown",
+    "flow",
     "forget_connection",
     "headers",
     "hooks_of",

@@ -62,16 +62,21 @@ class Relay:
 
     def _open_flow(self) -> http.HTTPFlow:
         client, inbound = self._client, self._inbound
-        flow = http.HTTPFlow(client.conn, client.placeholder, live=True)
         host, port = client.placeholder.address or ("", 0)
         fields = tuple(inbound.fields)
         authority = client.authority
         if authority is not None:
             fields = tuple((n, authority if len(n) == 4 and n.lower() == b"host" else v) for n, v in fields)
-        flow.request = mitm.request(host, port, inbound.method, inbound.target, inbound.version, fields, time.time())
+        now = time.time()
+        request = mitm.request(host, port, inbound.method, inbound.target, inbound.version, fields, now)
         if client.upstream is not None and client.upstream[0] == "https":
-            flow.request.data.scheme = b"https"
-        return flow
+            request.data.scheme = b"https"
+        return mitm.flow(client.conn, client.placeholder, request, now)
+
+    @property
+    def reading(self) -> bool:
+        """Its request has not been read to the end."""
+        return not self._inbound.complete
 
     # ---- the exchange
 
@@ -460,6 +465,7 @@ class Relay:
         """The `error` hook, then the answer; or, when the head has been sent, last words."""
         if self._plan is not None:
             self._plan.error = error
+        self._lane.failing(flow, error)
         keep = self._keep and self._writer is None
         await self._failed(flow, error.message)
         if self._gone or self._client.dead or self._sent:
@@ -469,7 +475,10 @@ class Relay:
             response = self._lane.answer_to(flow, error)
             if wants_close(response.data.headers.fields):
                 self._keep = False
-            self._send_whole(response)
+            try:
+                self._send_whole(response)
+            except InternalError as unsendable:
+                self._send_whole(self._lane.plain_answer(flow, unsendable))
         elif self._writer.framing in (Framing.CHUNKED, Framing.CLOSE):
             self._writer.write(self._lane.last_words_of(flow, error, self._writer.tail))
 

@@ -36,27 +36,21 @@ class ReplyParser:
         self.error: str | None = None
         self._into = self.fields  # where headers go: the head's, the trailers', or nowhere
         self._head_only = head_only
-        self._head_size = 0
+        self._silent = 0  # bytes since something came of them
         self._interim = 0
         self._in_interim = False
 
     def feed(self, data: bytes) -> None:
         """Parse. Never raises; see `error` (fatal) and `surplus` (response fine, connection not)."""
-        if not self.head_done:
-            self._head_size += len(data)
-        elif self.trailers:
-            self._head_size += len(data)  # a trailer that does not end
-            if self._head_size > 2 * _MAX_HEAD:
-                self._wrong("its trailers are too large")
-                return
+        self._silent += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._wrong("it switched protocols unasked")
         except httptools.HttpParserError as error:
             self._wrong(str(error))
-        if not self.head_done and self._head_size > _MAX_HEAD:
-            self._wrong("its head is too large")
+        if self._silent > _MAX_HEAD and not self.complete:
+            self._wrong("its head or trailers are too large")
 
     def closed(self) -> bool:
         """The connection has ended. True when that completes the response."""
@@ -110,6 +104,7 @@ class ReplyParser:
         if not self._framed():
             return
         self.head_done = True
+        self._silent = 0
         self._into = self.trailers
         if self._head_only:
             self.complete = True
@@ -146,6 +141,7 @@ class ReplyParser:
         if self.complete:
             self.surplus = True
         elif self.head_done:
+            self._silent = 0
             self.parts.append(data)
             self.buffered += len(data)
 
