@@ -29,7 +29,7 @@ from mitmproxy.proxy import server_hooks
 from llmtap import settings
 from llmtap.answers import error_response, last_words, own_headers, plain_failure
 from llmtap.assembly import Gateway, Step
-from llmtap.core.config import Config
+from llmtap.core.config import Config, Routing, Timeouts
 from llmtap.core.endpoints import canonical_path
 from llmtap.core.errors import (
     ApiError,
@@ -41,16 +41,15 @@ from llmtap.core.errors import (
     UpstreamFailed,
     UpstreamTimeout,
 )
-from llmtap.core.plan import FailureReason
+from llmtap.core.plan import FailureReason, Plan
 from llmtap.core.record import Outcome
 from llmtap.endpoints import Endpoints
 from llmtap.exchange import Exchange, is_cut, outcome_of_refusal, outcome_of_status
-from llmtap.lane import stock
+from llmtap.lane import Lane, LaneLimits, default_mode, install, stock
+from llmtap.lane.last_words import last_words as words_after
 from llmtap.opening import open_exchange, read_own_headers
 
 log = logging.getLogger("llmtap")
-#: a port nobody listens on: where a request goes that no policy sent anywhere
-DEAD_END = "reverse:http://127.0.0.1:9"
 
 
 class Chain:
@@ -64,6 +63,8 @@ class Chain:
         self._exchanges: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
         self._live: dict[Exchange, http.HTTPFlow] = {}
         self._answers: WeakKeyDictionary[http.Request, Exchange] = WeakKeyDictionary()
+        self._plans: WeakKeyDictionary[http.HTTPFlow, Plan] = WeakKeyDictionary()
+        self._lane: Lane | None = None  # None: one of mitmproxy's stock modes was asked for
         self._held = False
         self._draining: asyncio.Task[None] | None = None
         self._idle: asyncio.Event | None = None
@@ -100,8 +101,20 @@ class Chain:
             "body_size_limit": f"{config.server.max_body_mb + 1}m",
         }
         if list(opts.mode) == settings.DEFAULT_MODE:
-            changes["mode"] = [f"{DEAD_END}@{_authority(config.server.host, config.server.port)}"]
+            changes["mode"] = [default_mode(config.server.host, config.server.port)]
+            limits = LaneLimits(max_body_bytes=config.server.max_body_mb << 20, drain_s=config.server.drain_timeout_s)
+            self._lane = install(
+                plans=self._plans,
+                answer=self._lane_answer,
+                failing=self._failing,
+                last_words=self._lane_last_words,
+                limits=limits,
+            )
         else:
+            if config.timeouts != Timeouts() or config.routing.retries != Routing().retries:
+                log.warning(
+                    "llmtap: timeouts and routing.retries need the gateway mode (no --mode); %s does without", opts.mode[0]
+                )
             if not opts.listen_host:
                 changes["listen_host"] = config.server.host
             if opts.listen_port is None:
@@ -112,7 +125,8 @@ class Chain:
         if self._gateway is None:
             return None  # the configuration was bad: mitmproxy ends because an error was logged
         self._gateway.start()
-        stock.on_terminate(self._terminate)
+        if self._lane is None:
+            stock.on_terminate(self._terminate)  # the lane drains by itself
         return stock.open_listeners() if self._held else None
 
     def _terminate(self) -> None:
@@ -156,6 +170,7 @@ class Chain:
                 flow.response = own
                 return
         ex = open_exchange(flow, path)
+        ex.lane = self._lane is not None and flow.is_replay is None  # replays go through mitmproxy's own client
         self._exchanges[flow] = ex
         self._answers[flow.request] = ex
         self._live[ex] = flow
@@ -179,6 +194,8 @@ class Chain:
     def _forwarding(self, flow: http.HTTPFlow, ex: Exchange) -> None:
         if ex.refusal is None:
             ex.forwarded = _now()
+            if ex.plan is not None:
+                self._plans[flow] = ex.plan
 
     def responseheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         ex = self._exchanges.get(flow)
@@ -214,6 +231,9 @@ class Chain:
             return
         message = flow.error.msg if flow.error else "unknown"
         ex.upstream_failure = message
+        if message == _CLIENT_GONE and self._lane is not None and self._lane.cutting:
+            self._close(flow, ex, "lost", "the gateway stopped")
+            return
         if message == _CLIENT_GONE:
             ex.status = 499
             self._close(flow, ex, "client_abort", "the client closed the connection")
@@ -221,24 +241,30 @@ class Chain:
         if message == _KILLED:
             self._close(flow, ex, "rejected", "killed in the interactive interface")
             return
+        if ex.failure is not None:
+            if ex.forwarded is None:
+                ex.refuse(ex.failure)  # it never got as far as a backend
+            self._failed(flow, ex, ex.failure)
+            return
         if ex.refusal is not None or ex.forwarded is None:
             # the request itself was unreadable, or too large for mitmproxy's own limit
             error = ex.refusal or self._request_error(message)
             ex.refuse(error)
             self._close(flow, ex, outcome_of_refusal(error), error.message)
             return
-        failure = (
-            UpstreamTimeout("the backend was silent for too long")
-            if message == "timeout"
-            else UpstreamFailed(plain_failure(message))
-        )
+        silent = message == "timeout"
+        failure = UpstreamTimeout("the backend was silent for too long") if silent else UpstreamFailed(plain_failure(message))
         if ex.backend is not None and self._gateway is not None:
             reason: FailureReason = "refused" if flow.server_conn.timestamp_tcp_setup is None else "closed"
             self._gateway.backend_failed(ex.backend, reason)
-        ex.error_type = failure.code
-        if flow.response is None:
+        self._failed(flow, ex, failure)
+
+    def _failed(self, flow: http.HTTPFlow, ex: Exchange, failure: ApiError) -> None:
+        """No (complete) reply, and this is why. Its status counts where no other has been sent."""
+        if ex.status is None:
             ex.status = failure.status
-        self._close(flow, ex, outcome_of_status(failure.status), failure.message)
+        ex.error_type, ex.error_message = failure.code, failure.message
+        self._close(flow, ex, outcome_of_refusal(failure), failure.message)
 
     def _request_error(self, message: str) -> ApiError:
         if "body_size_limit" in message and self._gateway is not None:
@@ -344,6 +370,23 @@ class Chain:
         ex.refuse(error)
         flow.response = error_response(error, ex, flow.request)
 
+    # what the lane asks of us
+
+    def _failing(self, flow: http.HTTPFlow, error: ApiError) -> None:
+        ex = self._exchanges.get(flow)
+        if ex is not None:
+            ex.failure = error
+
+    def _lane_answer(self, flow: http.HTTPFlow, error: ApiError) -> http.Response:
+        return error_response(error, self._exchanges.get(flow), flow.request)
+
+    def _lane_last_words(self, flow: http.HTTPFlow, error: ApiError, tail: bytes) -> bytes:
+        ex = self._exchanges.get(flow)
+        held = ex.tee.held() if ex is not None and ex.tee is not None else b""
+        return held + words_after(flow, error, tail + held)
+
+    # what stock modes ask of us
+
     def _stock_answer(self, request: http.Request | None, status: int, message: str) -> http.Response:
         """What a stock mode answers when it has no response: the exchange's own failure, or its status in words."""
         ex = self._answers.get(request) if request is not None else None
@@ -381,10 +424,6 @@ _KILLED = "Connection killed."  # mitmproxy.flow.Error.KILLED_MESSAGE
 
 
 _now = time.monotonic
-
-
-def _authority(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def gateway() -> Chain:

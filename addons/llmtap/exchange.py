@@ -49,6 +49,7 @@ class Exchange:
     tags: list[str] | None = None
     metadata: dict[str, Any] | None = None
     key_name: str | None = None
+    lane: bool = False  # the gateway lane carries it: the plan is carried out, keys of backends are put on there
     uid: str = field(default_factory=lambda: str(ULID()))
     started: float = field(default_factory=time.monotonic)
     started_us: int = field(default_factory=lambda: time.time_ns() // 1000)
@@ -74,7 +75,8 @@ class Exchange:
     deltas: list[int] = field(default_factory=list)  # gaps between content events in 0.1 ms, the first from `started`
     chunks: int = 0
     reply_bytes: int = 0
-    upstream_failure: str | None = None  # why the flow ended in `error`
+    failure: ApiError | None = None  # why it could not be carried out (told by the lane)
+    upstream_failure: str | None = None  # why the flow ended in `error`, in mitmproxy's words
     # the end
     outcome: Outcome = "open"
     finished: float | None = None

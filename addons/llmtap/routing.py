@@ -95,10 +95,12 @@ class Routing:
             # the backend has a key of its own: the client's is none of its business
             request.headers.pop("authorization", None)
             request.headers.pop("x-api-key", None)
-            for name, value in target.headers:
-                request.headers[name.decode()] = value.decode()
         elif "authorization" not in request.headers and (key := request.headers.get("x-api-key")):
             request.headers["authorization"] = f"Bearer {key}"  # vLLM reads no other form
+        if ex.lane:
+            return  # address, Host and the backend's key are put on the wire there, for whichever backend it tries
+        for name, value in target.headers:
+            request.headers[name.decode()] = value.decode()
         data = request.data
         data.host, data.port, data.scheme = target.host, target.port, b"https" if target.tls else b"http"
         request.headers["host"] = target.host_header.decode()

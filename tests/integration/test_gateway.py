@@ -31,11 +31,13 @@ def sims() -> Iterator[tuple[SimHandle, SimHandle]]:
         yield a, b
 
 
-@pytest.fixture(scope="module")
-def gateway(sims: tuple[SimHandle, SimHandle], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+@pytest.fixture(scope="module", params=["lane", "stock"])
+def gateway(request: Any, sims: tuple[SimHandle, SimHandle], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """Two engines behind the lane, and one behind mitmproxy's stock reverse mode: the same tests for both."""
     backends = [{"name": name, "url": sim.url} for name, sim in zip("ab", sims, strict=True)]
     config = {"backends": backends, "server": {"max_body_mb": 1}, "routing": {"health_interval_s": 0.5}}
-    with running_gateway(tmp_path_factory.mktemp("gateway"), config) as running:
+    mode = None if request.param == "lane" else f"reverse:{sims[0].url}"
+    with running_gateway(tmp_path_factory.mktemp(request.param), config, mode=mode) as running:
         wait_up(running)
         yield running
 
@@ -60,7 +62,7 @@ def test_a_streamed_chat_reaches_the_client_and_the_spool(gateway: Gateway, clie
     begin, end = gateway.exchange(uid)
     assert begin["endpoint"] == "chat" and begin["model"] == MODEL and begin["stream"] is True
     assert begin["body"]["json"]["messages"][0]["content"] == "tell me about rivers"
-    assert end["outcome"] == "ok" and end["status"] == 200 and end["backend"] in ("a", "b")
+    assert end["outcome"] == "ok" and end["status"] == 200
     choice = end["summary"]["choices"][0]
     assert text and choice["content"] == text and choice["finish_reason"] in ("stop", "length")
     usage = end["summary"]["usage"]
@@ -133,7 +135,7 @@ def test_models_are_a_union_and_requests_spread(sims: tuple[SimHandle, SimHandle
     assert [m["id"] for m in httpx.get(f"{gateway.url}/v1/models").json()["data"]] == [MODEL]
     with httpx.Client(base_url=gateway.url) as http:
         served = {http.post(CHAT, json=chat("who", max_tokens=1)).headers["x-llmtap-backend"] for _ in range(6)}
-    assert served == {"a", "b"}
+    assert served == set(httpx.get(f"{gateway.url}/health/ready").json()["backends"])
 
 
 def test_own_headers_are_recorded_and_not_forwarded(sims: tuple[SimHandle, SimHandle], gateway: Gateway) -> None:
@@ -151,8 +153,7 @@ def test_own_headers_are_recorded_and_not_forwarded(sims: tuple[SimHandle, SimHa
     begin, _ = gateway.last()
     assert begin["request_id"] == "my-own-id" and begin["uid"] != "my-own-id"
     assert begin["tags"] == ["a", "b"] and begin["metadata"] == {"user": 7} and begin["session_hint"] == "s1"
-    seen = [r for sim in sims for r in sim.requests() if b"headers please" in _bytes(r["body"])]
-    assert len(seen) == 1
+    seen = [r for sim in sims for r in sim.requests() if b"headers please" in _bytes(r["body"])][-1:]
     names = {name.lower() for name in seen[0]["headers"]}
     assert not names & {"x-llmtap-tags", "x-llmtap-metadata", "x-session-id"}
     assert seen[0]["headers"]["accept-encoding"] == "identity"
@@ -318,6 +319,58 @@ def test_a_client_that_leaves_is_captured_with_the_partial_text(sims: tuple[SimH
         lambda: all(r["aborted"] for sim in sims for r in sim.requests() if b"endless" in _bytes(r["body"])), "still generating"
     )
     assert aborted
+
+
+# ---- retries and times, which the lane alone can do
+
+
+@pytest.fixture
+def lane(sims: tuple[SimHandle, SimHandle], tmp_path: Path) -> Iterator[Gateway]:
+    backends = [{"name": name, "url": sim.url} for name, sim in zip("ab", sims, strict=True)]
+    times = {"first_byte_s": 1.0, "idle_s": 0.5}
+    with running_gateway(tmp_path, {"backends": backends, "timeouts": times, "routing": {"retries": 1}}) as running:
+        wait_up(running)
+        yield running
+
+
+@pytest.mark.parametrize("fault", ["refuse", "die_before_headers", "http_503", "garbage"])
+def test_a_backend_that_fails_before_the_first_byte_is_not_seen(
+    sims: tuple[SimHandle, SimHandle], lane: Gateway, fault: str
+) -> None:
+    """The next candidate answers; only x-llmtap-attempts tells."""
+    sims[0].fail(fault, times=1, path=CHAT)
+    try:
+        replies = [httpx.post(f"{lane.url}{CHAT}", json=chat("retry me", stream=True, max_tokens=5)) for _ in range(4)]
+    finally:
+        sims[0].reset()
+    assert {r.status_code for r in replies} == {200} and all(r.content.endswith(b"data: [DONE]\n\n") for r in replies)
+    retried = [r for r in replies if r.headers["x-llmtap-attempts"] == "2"]
+    assert len(retried) == 1 and retried[0].headers["x-llmtap-backend"] == "b"
+    _, end = lane.exchange(retried[0].headers["x-request-id"])
+    assert end["outcome"] == "ok" and end["attempts"] == 2 and end["backend"] == "b"
+    assert lane.metric("llmtap_backend_failures_total", backend="a") == 1
+
+
+def test_a_backend_that_takes_too_long(lane: Gateway) -> None:
+    reply = httpx.post(f"{lane.url}{CHAT}", json=chat("[[sim:fail=slow_headers=30]]"), timeout=20)
+    assert reply.status_code == 504 and error_of(reply)["code"] == "upstream_timeout"
+    _, end = lane.exchange(reply.headers["x-request-id"])
+    assert end["outcome"] == "timeout" and end["status"] == 504 and end["attempts"] == 2
+
+
+def test_a_stream_that_stalls_ends_with_an_error_event(lane: Gateway) -> None:
+    received = b""
+    with httpx.stream("POST", f"{lane.url}{CHAT}", json=chat("[[sim:fail=stall=30]] story", stream=True), timeout=20) as reply:
+        uid = reply.headers["x-request-id"]
+        try:
+            for piece in reply.iter_raw():
+                received += piece
+        except httpx.RemoteProtocolError:
+            pass  # cut after the error event
+    last = received.strip().rpartition(b"\n\n")[2]
+    assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "upstream_timeout"
+    _, end = lane.exchange(uid)
+    assert end["outcome"] == "timeout" and end["status"] == 200 and end["error_type"] == "upstream_timeout"
 
 
 def test_no_healthy_backend(tmp_path: Path) -> None:

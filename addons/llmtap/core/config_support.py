@@ -40,9 +40,7 @@ NOT_YET: dict[str, Works] = {
     "routing.policy": ("round_robin",),
     "routing.aliases": ONLY_THE_DEFAULT,
     "routing.fallbacks": ONLY_THE_DEFAULT,
-    "routing.retries": ONLY_THE_DEFAULT,
     "routing.direct_ports": ONLY_THE_DEFAULT,
-    "timeouts": ONLY_THE_DEFAULT,
     "queue": ONLY_THE_DEFAULT,
     "auth": ONLY_THE_DEFAULT,
     "rate_limit": ONLY_THE_DEFAULT,
@@ -54,7 +52,6 @@ NOT_YET: dict[str, Works] = {
     "store.max_gb": ONLY_THE_DEFAULT,
     "metrics.vllm_names": ONLY_THE_DEFAULT,
     "metrics.engine_label": ONLY_THE_DEFAULT,
-    "metrics.max_model_len": ONLY_THE_DEFAULT,
     "prices": ONLY_THE_DEFAULT,
 }
 

@@ -180,7 +180,11 @@ class RequestParser:
             return
         inbound.version = version
         inbound.keep_alive = parser.should_keep_alive()
-        error = self._oversized(inbound.fields, len(inbound.target)) or _judge(inbound, self._kinds)
+        limits = self.limits
+        error = None
+        if self._unread > limits.max_head_bytes or len(inbound.fields) > limits.max_headers:
+            error = self._oversized(inbound.fields, len(inbound.target))
+        error = error or _judge(inbound, self._kinds)
         self._upgrade = parser.should_upgrade()
         if error is None and self._upgrade and _is_websocket(inbound):
             error = NotSupported("websocket connections are not supported")
@@ -190,7 +194,7 @@ class RequestParser:
         self._head_done = True
         self._fields = inbound.trailers
         self._unread = 0
-        if inbound.length is not None and inbound.length > self.limits.max_body_bytes:
+        if inbound.length is not None and inbound.length > limits.max_body_bytes:
             inbound.overflow = True
         self._ready(inbound)
 

@@ -84,7 +84,10 @@ class Relay:
         """Never raises but for a cancellation from outside (the end of the process)."""
         flow = self._flow
         try:
-            await self._guarded(flow)
+            try:
+                await self._serve(flow)
+            except BaseException as error:
+                await self._end_badly(flow, error)
             if self._keep and not self._inbound.complete:
                 await self._swallow_rest()
         finally:
@@ -95,23 +98,22 @@ class Relay:
             self._release()
             self._client.finished(self._keep and self._inbound.complete, not self._inbound.complete)
 
-    async def _guarded(self, flow: http.HTTPFlow) -> None:
-        try:
-            await self._serve(flow)
-        except ClientGone as gone:
-            await self._failed(flow, str(gone))
-        except Killed:
-            await self._failed(flow, None)
-            self._client.transport.abort()
-        except ApiError as error:
-            await self._refuse(flow, error)
-        except asyncio.CancelledError:
-            await self._failed(flow, "The gateway is shutting down.")
-            self._client.transport.abort()
-            raise
-        except Exception as error:
-            log.error("exchange failed", exc_info=(type(error), error, error.__traceback__))
-            await self._refuse(flow, InternalError("internal error"))
+    async def _end_badly(self, flow: http.HTTPFlow, error: BaseException) -> None:
+        match error:
+            case ClientGone():
+                await self._failed(flow, str(error))
+            case Killed():
+                await self._failed(flow, None)
+                self._client.transport.abort()
+            case ApiError():
+                await self._refuse(flow, error)
+            case Exception():
+                log.error("exchange failed", exc_info=(type(error), error, error.__traceback__))
+                await self._refuse(flow, InternalError("internal error"))
+            case _:  # cancelled from outside: the process ends
+                await self._failed(flow, "The gateway is shutting down.")
+                self._client.transport.abort()
+                raise error
 
     async def _serve(self, flow: http.HTTPFlow) -> None:
         if (waiting := self._fire("requestheaders", flow)) is not None:
