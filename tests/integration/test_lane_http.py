@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from mitmproxy import http
 
+from llmtap.lane import uvloop_loop_factory
 from support.lane import Limits, Peer, Streamer, echo, get, post, response, running_lane, until, upstream
 
 pytestmark = pytest.mark.integration
@@ -429,3 +430,39 @@ async def test_works_without_eager_tasks_too() -> None:
         for _ in range(3):
             peer.send(post(b"{}") * 2)
             assert (await peer.message())[1] == (await peer.message())[1] == b'{"ok":1}'
+
+
+def test_on_uvloop() -> None:
+    """uvloop's transports, timers and accept differ; the launcher's own master runs on it."""
+    gone = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        while True:
+            head, _ = await peer.message()
+            peer.send(
+                b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n"
+            )
+            if b"/endless" in head:
+                await peer.rest()
+                gone.set()
+            peer.send(b"0\r\n\r\n")
+
+    async def scenario() -> None:
+        async with upstream(script) as up, running_lane(Streamer()) as lane:
+            lane.rec.candidates = [up.target()]
+            peer = await lane.connect()
+            peer.send(post(b"x" * 300_000) + post(b"2"))
+            for _ in range(2):
+                assert (await peer.message())[1] == b"9\r\ndata: 1\n\n\r\n0\r\n\r\n"
+            peer.send(b"BAD\r\n\r\n")
+            assert (await peer.head()).startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 501 "))
+            assert not (await peer.rest()).startswith(b"HTTP")
+            peer = await lane.connect()
+            peer.send(get("/endless"))
+            await peer.until(b"data: 1\n\n")
+            peer.reset()
+            await asyncio.wait_for(gone.wait(), 5)
+            await lane.rec.seen("error")
+
+    with asyncio.Runner(loop_factory=uvloop_loop_factory) as runner:
+        runner.run(scenario())

@@ -57,8 +57,11 @@ class BodyWriter:
         """One piece; an empty one is nothing (an empty chunk would end the body)."""
         if not data:
             return
-        if (encoded := self.encode(data)) != b"":
+        if self._framing is Framing.CHUNKED:  # nearly always
+            self._recent.append(data)
             # never writelines: asyncio before 3.13.2 does not pause its protocol there (CVE-2024-12254)
+            self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        elif (encoded := self.encode(data)) != b"":
             self._transport.write(encoded)
 
     def end(self, trailers: bytes = b"\r\n") -> bool:

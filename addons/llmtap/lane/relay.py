@@ -228,12 +228,12 @@ class Relay:
 
     def _piece(self, data: bytes) -> None:
         """A piece of a streamed response, inside the backend's data_received."""
-        watch = self._watch
-        if watch is not None:
-            watch.touched = self._lane.loop.time()
+        if self._watch is not None:
+            self._watch.touched = self._lane.loop.time()
         try:
             if self._transform is not None:
-                data = self._transformed(data)
+                out = self._transform(data)
+                data = out if type(out) is bytes else b"".join(cast(Iterable[bytes], out))
             if data and not self._gone and self._writer is not None:
                 self._writer.write(data)
         except Exception as error:

@@ -62,8 +62,6 @@ class Upstream(asyncio.Protocol):
         reply.feed(data)
         if reply.parts and self.sink is not None:
             self.sink(reply.take())
-            if self.given_up:
-                return  # by the sink
         elif reply.buffered > self._pool.high_water and not self._whole:
             self.pause()
         if reply.error is not None:
@@ -149,11 +147,6 @@ class Upstream(asyncio.Protocol):
         if self._paused and not self.closed:
             self._paused = False
             self.transport.resume_reading()
-
-    @property
-    def given_up(self) -> bool:
-        """Nobody waits for anything from it."""
-        return not self.busy
 
     @property
     def paused(self) -> bool:

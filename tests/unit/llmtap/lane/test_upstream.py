@@ -45,7 +45,7 @@ async def test_head_then_pieces_then_end() -> None:
         await up.end()
         assert b"".join(pieces) == b"abcdef" and up.reusable and up.answered
         up.release()
-        assert not up.closed and up.given_up
+        assert not up.closed and not up.busy
 
 
 async def test_without_a_reader_the_backend_is_no_longer_read() -> None:
