@@ -130,7 +130,8 @@ class FakeUpstream:
         if self._tasks:
             await asyncio.wait(self._tasks)
         for peer in self.peers:
-            peer.writer.transport.abort()
+            with contextlib.suppress(AttributeError):  # of an asyncio transport whose connection is already lost
+                peer.writer.transport.abort()
         assert not self.failures, self.failures
 
     def target(self, name: str = "a", **more: Any) -> Target:

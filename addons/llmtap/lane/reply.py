@@ -20,6 +20,8 @@ class ReplyParser:
 
     def __init__(self, kinds: HeaderKinds) -> None:
         self._kinds = kinds
+        self.parts: list[bytes] = []
+        self.on_body = self.parts.append  # llhttp hands body pieces straight to the list
         self._parser = httptools.HttpResponseParser(self)
         self.expect(head_only=False)
 
@@ -30,8 +32,8 @@ class ReplyParser:
         self.version = b"HTTP/1.1"
         self.fields: list[Field] = []
         self.trailers: list[Field] = []
-        self.parts: list[bytes] = []
-        self.buffered = 0  # bytes in `parts`
+        self.parts.clear()
+        self._end = 0  # how many of them the response has, once it is complete
         self.head_done = self.complete = self.keep_alive = self.until_close = self.surplus = False
         self.error: str | None = None
         self._into = self.fields  # where headers go: the head's, the trailers', or nowhere
@@ -43,12 +45,19 @@ class ReplyParser:
     def feed(self, data: bytes) -> None:
         """Parse. Never raises; see `error` (fatal) and `surplus` (response fine, connection not)."""
         self._silent += len(data)
+        parts = self.parts
+        before = len(parts)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._wrong("it switched protocols unasked")
         except httptools.HttpParserError as error:
             self._wrong(str(error))
+        if len(parts) > before:
+            self._silent = 0
+            if self.complete and len(parts) > self._end:
+                self.surplus = True
+                del parts[self._end :]
         if self._silent > _MAX_HEAD and not self.complete:
             self._wrong("its head or trailers are too large")
 
@@ -60,8 +69,16 @@ class ReplyParser:
 
     def take(self) -> bytes:
         """The body so far; gives it up."""
-        parts, self.parts, self.buffered = self.parts, [], 0
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        parts = self.parts
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
+        self._end = 0
+        return data
+
+    @property
+    def buffered(self) -> int:
+        """Bytes of the body that nobody has taken."""
+        return sum(map(len, self.parts))
 
     def _wrong(self, what: str) -> None:
         if self.complete:
@@ -137,14 +154,6 @@ class ReplyParser:
         self.until_close = not (sized or chunked or self.keep_alive)
         return True
 
-    def on_body(self, data: bytes) -> None:
-        if self.complete:
-            self.surplus = True
-        elif self.head_done:
-            self._silent = 0
-            self.parts.append(data)
-            self.buffered += len(data)
-
     def on_message_complete(self) -> None:
         if self._in_interim:
             self._in_interim = False
@@ -152,6 +161,7 @@ class ReplyParser:
             self.fields.clear()
         elif self.head_done and not self.complete:
             self.complete = True
+            self._end = len(self.parts)
             self._into = []
             if len(self.trailers) > _MAX_FIELDS:
                 self.trailers.clear()

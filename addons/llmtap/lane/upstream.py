@@ -60,10 +60,11 @@ class Upstream(asyncio.Protocol):
         self.answered = True
         reply = self.reply
         reply.feed(data)
-        if reply.parts and self.sink is not None:
-            self.sink(reply.take())
-        elif reply.buffered > self._pool.high_water and not self._whole:
-            self.pause()
+        if reply.parts:
+            if self.sink is not None:
+                self.sink(reply.take())
+            elif not self._whole and reply.buffered > self._pool.high_water:
+                self.pause()
         if reply.error is not None:
             self.fail(Failure("protocol", f"the backend's response is not valid HTTP: {reply.error}"))
         elif reply.complete or (reply.head_done and not self._whole):

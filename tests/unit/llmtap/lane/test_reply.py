@@ -109,3 +109,8 @@ def test_what_is_read() -> None:
 @given(st.lists(st.binary(max_size=100), max_size=4), st.booleans())
 def test_any_bytes_never_raise(pieces: list[bytes], started: bool) -> None:
     parse([OK, *pieces] if started else pieces).closed()
+
+
+def test_a_trailer_without_end_is_noticed_even_while_nobody_takes_the_body() -> None:
+    parser = parse([OK + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nA: ", *[b"x" * 50_000] * 10])
+    assert parser.error is not None and parser.buffered == 3
