@@ -119,7 +119,13 @@ class Chain:
                 changes["listen_host"] = config.server.host
             if opts.listen_port is None:
                 changes["listen_port"] = config.server.port
-        opts.update(**changes)
+        # a trimmed mitmproxy has not the addons that declare some of them
+        opts.update(**{name: value for name, value in changes.items() if name in opts})
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a valid configuration."""
+        return self._gateway is not None
 
     def running(self) -> Awaitable[None] | None:
         if self._gateway is None:

@@ -10,12 +10,44 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import httpx
 
 from llmtap.policy.backends import Backend, Backends, State
 
 log = logging.getLogger("llmtap.health")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a check saw. `cards`: the entries of `/v1/models`, None when they are not known."""
+
+    state: State
+    reason: str = ""
+    cards: tuple[dict[str, object], ...] | None = None
+
+
+def look(backend: Backend, client: httpx.Client) -> Seen:
+    """One check. Blocks for as long as the client's timeout allows; never raises for what a server or the network does."""
+    headers = {"authorization": f"Bearer {backend.api_key}"} if backend.api_key else {}
+    try:
+        answer = client.get(f"{backend.url}/health")
+        if answer.status_code >= 500:
+            return Seen("down", f"/health answers {answer.status_code}")
+        listing = client.get(f"{backend.url}/v1/models", headers=headers)
+        if listing.status_code in (401, 403) and backend.api_key is None:
+            # reachable, but the list needs a key that only clients have
+            return Seen("up")
+        listing.raise_for_status()
+        cards = tuple(c for c in listing.json()["data"] if isinstance(c, dict) and isinstance(c.get("id"), str))
+    except httpx.HTTPStatusError as error:
+        return Seen("down", f"/v1/models answers {error.response.status_code}")
+    except httpx.HTTPError as error:
+        return Seen("down", type(error).__name__)
+    except (ValueError, KeyError, TypeError):
+        return Seen("down", "/v1/models is no list of models")
+    return Seen("up", "", cards)
 
 
 class Health:
@@ -44,42 +76,29 @@ class Health:
 
     async def _watch(self, backend: Backend) -> None:
         wake = self._wake[backend.name]
-        async with httpx.AsyncClient(
-            timeout=self._timeout, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
-        ) as client:
+        limits = httpx.Limits(max_keepalive_connections=0)
+        # a thread asks, not the event loop that carries the traffic (and httpx's loop side does not get on with every loop)
+        with httpx.Client(timeout=self._timeout, trust_env=False, limits=limits) as client:
             while True:
                 wake.clear()
-                await self.check(backend, client)
+                try:
+                    seen = await asyncio.to_thread(look, backend, client)
+                except Exception:
+                    # a bug here must not end the checks: nobody would take the backend in again
+                    log.exception("health check of %s failed", backend.name)
+                    seen = Seen("down", "the check itself failed")
+                self.take(backend, seen)
                 with contextlib.suppress(TimeoutError):
                     # a backend that is down is looked at more often: it is what everybody waits for
                     await asyncio.wait_for(wake.wait(), self._interval if backend.state == "up" else min(self._interval, 1.0))
                     await asyncio.sleep(0.1)  # not in a tight loop while every request fails
 
-    async def check(self, backend: Backend, client: httpx.AsyncClient) -> None:
-        """One check: sets state, models and reason."""
-        headers = {"authorization": f"Bearer {backend.api_key}"} if backend.api_key else {}
-        try:
-            answer = await client.get(f"{backend.url}/health")
-            if answer.status_code >= 500:
-                self._note(backend.name, "down", f"/health answers {answer.status_code}")
-                return
-            listing = await client.get(f"{backend.url}/v1/models", headers=headers)
-            if listing.status_code in (401, 403) and backend.api_key is None:
-                # reachable, but the list needs a key that only clients have
-                self._note(backend.name, "up", "")
-                return
-            listing.raise_for_status()
-            cards = tuple(c for c in listing.json()["data"] if isinstance(c, dict) and isinstance(c.get("id"), str))
-        except httpx.HTTPStatusError as error:
-            self._note(backend.name, "down", f"/v1/models answers {error.response.status_code}")
-        except httpx.HTTPError as error:
-            self._note(backend.name, "down", type(error).__name__)
-        except (ValueError, KeyError, TypeError):
-            self._note(backend.name, "down", "/v1/models is no list of models")
-        else:
-            backend.model_cards = cards
-            backend.models = tuple(str(c["id"]) for c in cards)
-            self._note(backend.name, "up", "")
+    def take(self, backend: Backend, seen: Seen) -> None:
+        """Note the result of a check."""
+        if seen.cards is not None:
+            backend.model_cards = seen.cards
+            backend.models = tuple(str(card["id"]) for card in seen.cards)
+        self._note(backend.name, seen.state, seen.reason)
 
     def _note(self, name: str, state: State, reason: str) -> None:
         if self._backends.set_state(name, state, reason, time.time()):

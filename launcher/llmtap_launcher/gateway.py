@@ -1,4 +1,4 @@
-"""The gateway process: stock `mitmdump` (or `mitmweb`) with our script, told where its configuration is.
+"""The gateway process: `llmtap.master`, or for looking in `mitmweb` with our script, told where its configuration is.
 
 The launcher knows more than the user's file (ports of engines it starts, options of the command line), so it writes the
 configuration that is in force to a private file and every process of the run reads that one.
@@ -59,15 +59,20 @@ def gateway_argv(script: Path, config_file: Path, confdir: Path, *, web_port: in
 
     `confdir`: mitmproxy's own folder. Not the user's ~/.mitmproxy, whose options (a mode, scripts) would change the gateway.
     """
-    tool = "mitmdump" if web_port is None else "mitmweb"
     # -P: the folder it is started in must not shadow what it imports
-    argv = [sys.executable, "-P", "-c", f"from mitmproxy.tools.main import {tool}; {tool}()"]
-    argv += ["-s", str(script), "--set", f"confdir={confdir}", "--set", f"llmtap_config={config_file}"]
-    argv += ["--set", "llmtap_writer=false"]  # the launcher runs the writer
+    python = [sys.executable, "-P"]
     if web_port is None:
-        return [*argv, "-q"]  # mitmweb must say its address, with the token, so it is not quiet
-    web = {"web_host": "127.0.0.1", "web_port": web_port, "web_open_browser": "false"}
-    return [*argv, *(part for key, value in web.items() for part in ("--set", f"{key}={value}"))]
+        return [*python, "-m", "llmtap.master", "--config", str(config_file), "--confdir", str(confdir)]
+    argv = [*python, "-c", "from mitmproxy.tools.main import mitmweb; mitmweb()", "-s", str(script)]
+    options = {
+        "confdir": confdir,
+        "llmtap_config": config_file,
+        "llmtap_writer": "false",  # the launcher runs the writer
+        "web_host": "127.0.0.1",
+        "web_port": web_port,
+        "web_open_browser": "false",
+    }
+    return [*argv, *(part for key, value in options.items() for part in ("--set", f"{key}={value}"))]
 
 
 def web_url(lines: Iterable[str]) -> str | None:

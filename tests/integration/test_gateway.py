@@ -31,13 +31,13 @@ def sims() -> Iterator[tuple[SimHandle, SimHandle]]:
         yield a, b
 
 
-@pytest.fixture(scope="module", params=["lane", "stock"])
+@pytest.fixture(scope="module", params=["lane", "master", "stock"])
 def gateway(request: Any, sims: tuple[SimHandle, SimHandle], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """Two engines behind the lane, and one behind mitmproxy's stock reverse mode: the same tests for both."""
+    """Two engines behind the lane, in mitmdump and alone, and one behind mitmproxy's stock reverse mode: the same tests."""
     backends = [{"name": name, "url": sim.url} for name, sim in zip("ab", sims, strict=True)]
     config = {"backends": backends, "server": {"max_body_mb": 1}, "routing": {"health_interval_s": 0.5}}
-    mode = None if request.param == "lane" else f"reverse:{sims[0].url}"
-    with running_gateway(tmp_path_factory.mktemp(request.param), config, mode=mode) as running:
+    mode = f"reverse:{sims[0].url}" if request.param == "stock" else None
+    with running_gateway(tmp_path_factory.mktemp("gateway"), config, mode=mode, master=request.param == "master") as running:
         wait_up(running)
         yield running
 

@@ -99,9 +99,11 @@ def running_gateway(
     port: int | None = None,
     command: list[str] | None = None,
     ready: bool = True,
+    master: bool = False,
 ) -> Iterator[Gateway]:
     """Start one. With `mode` (`reverse:http://…`) there is no configuration file, and captures go to `data` through the
-    environment; else `config` is written beside the data, its server.port and capture.dir filled in."""
+    environment; else `config` is written beside the data, its server.port and capture.dir filled in. `master`: the gateway
+    alone (what `llmtap up` runs) instead of mitmdump."""
     port = port or free_port()
     data.mkdir(parents=True, exist_ok=True)
     argv = [*(command or MITMDUMP), "-q", "-s", str(SCRIPT), "--set", f"llmtap_writer={'true' if writer else 'false'}", *options]
@@ -116,6 +118,9 @@ def running_gateway(
         path = data / "llmtap.yaml"
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
         argv += ["--set", f"llmtap_config={path}"]
+    if master:
+        argv = [sys.executable, "-m", "llmtap.master", "--config", str(path), "--confdir", str(data / "mitmproxy")]
+        full_env["PYTHONPATH"] = str(ROOT / "addons")
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=full_env, cwd=data)
     gateway = Gateway(process, port, data)
     assert process.stdout is not None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 
 import httpx
 import pytest
 
-from llmtap.health import Health
+from llmtap.health import Health, Seen, look
 from llmtap.policy.backends import Backend, Backends
 
 MODELS = {"object": "list", "data": [{"id": "m", "object": "model"}, {"id": "n"}]}
@@ -18,8 +19,8 @@ Handler = Callable[[httpx.Request], httpx.Response]
 async def check(handler: Handler, api_key: str | None = None) -> Backend:
     backend = Backend("a", "127.0.0.1", 1, api_key=api_key)
     health = Health(Backends([backend]), 5, 1, lambda b: None)
-    async with httpx.AsyncClient(transport=httpx.MockTransport(handler)) as client:
-        await health.check(backend, client)
+    with httpx.Client(transport=httpx.MockTransport(handler)) as client:
+        health.take(backend, look(backend, client))
     return backend
 
 
@@ -80,9 +81,28 @@ async def test_a_failed_request_takes_it_out_and_wakes_the_check() -> None:
 
 
 async def test_start_and_stop() -> None:
-    health = Health(Backends([Backend("a", "127.0.0.1", 1)]), 5, 1, lambda b: None)
-    health.start()
-    await asyncio.sleep(0)
-    health.stop()
-    results = await asyncio.gather(*health._tasks, return_exceptions=True)
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # takes connections and never answers
+        changed = asyncio.Event()
+        health = Health(Backends([Backend("a", *listener.getsockname())]), 5, 0.1, lambda b: changed.set())
+        health.start()
+        await asyncio.wait_for(changed.wait(), 20)
+        health.stop()
+        results = await asyncio.gather(*health._tasks, return_exceptions=True)
     assert [type(r) for r in results] == [asyncio.CancelledError]
+
+
+async def test_a_check_that_breaks_is_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = iter([RuntimeError("a bug"), Seen("up")])
+    up = asyncio.Event()
+
+    def broken(backend: Backend, client: httpx.Client) -> Seen:
+        outcome = next(outcomes)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr("llmtap.health.look", broken)
+    health = Health(Backends([Backend("a", "127.0.0.1", 1)]), 0.01, 1, lambda b: up.set() if b.state == "up" else None)
+    health.start()
+    await asyncio.wait_for(up.wait(), 20)
+    health.stop()

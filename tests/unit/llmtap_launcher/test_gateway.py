@@ -7,17 +7,20 @@ from llmtap_launcher.gateway import child_env, foreign_env, gateway_argv, source
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def test_mitmdump_and_mitmweb() -> None:
+def test_the_gateway_alone_and_mitmweb() -> None:
     argv = gateway_argv(Path("/x/gateway.py"), Path("/run/gateway.yaml"), Path("/run/mitm"))
-    assert argv[:4] == [sys.executable, "-P", "-c", "from mitmproxy.tools.main import mitmdump; mitmdump()"]
-    assert argv[4:6] == ["-s", "/x/gateway.py"]
-    settings = [argv[i + 1] for i, part in enumerate(argv) if part == "--set"]
-    assert settings == ["confdir=/run/mitm", "llmtap_config=/run/gateway.yaml", "llmtap_writer=false"]
-    assert argv[-1] == "-q"
+    assert argv == [sys.executable, "-P", "-m", "llmtap.master", "--config", "/run/gateway.yaml", "--confdir", "/run/mitm"]
     web = gateway_argv(Path("/x/gateway.py"), Path("/run/gateway.yaml"), Path("/run/mitm"), web_port=8082)
-    assert "mitmweb()" in web[3]
-    assert "-q" not in web
-    assert {"web_host=127.0.0.1", "web_port=8082", "web_open_browser=false"} < set(web)
+    assert web[:2] == [sys.executable, "-P"] and "mitmweb()" in web[3] and web[4:6] == ["-s", "/x/gateway.py"]
+    settings = {web[i + 1] for i, part in enumerate(web) if part == "--set"}
+    assert settings == {
+        "confdir=/run/mitm",
+        "llmtap_config=/run/gateway.yaml",
+        "llmtap_writer=false",
+        "web_host=127.0.0.1",
+        "web_port=8082",
+        "web_open_browser=false",
+    }
 
 
 def test_own_processes_find_the_packages_and_read_one_configuration() -> None:

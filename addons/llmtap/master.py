@@ -1,0 +1,73 @@
+"""`python -m llmtap.master --config FILE`: the gateway alone, what `llmtap up` runs.
+
+The same addon and the same proxy mode as under `mitmdump -s addons/gateway.py`, in a mitmproxy that has only what they need, on
+uvloop where it is installed. Stock mitmdump's two dozen addons each get a call for every hook of every request; none of them does
+anything for a gateway. For looking into live traffic run mitmweb (`llmtap up --web`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import signal
+import sys
+from collections.abc import Callable
+
+from mitmproxy.addons import errorcheck, next_layer, proxyserver
+from mitmproxy.master import Master
+from mitmproxy.options import Options
+
+from llmtap.chain import Chain
+from llmtap.lane import uvloop_loop_factory
+
+
+async def serve(config: str, confdir: str | None) -> None:
+    """Run until SIGTERM or SIGINT. Raises SystemExit(1), its reason logged, when it cannot start."""
+    logging.getLogger().setLevel(logging.INFO)
+    options = Options()
+    master = Master(options, with_termlog=True)
+    chain = Chain()
+    # no listener before the configuration says where: mitmproxy's default would be an open proxy
+    options.update(server=False, **({"confdir": confdir} if confdir else {}))
+    # the layer chooser is never asked here; mitmproxy warns where there is none
+    master.addons.add(proxyserver.Proxyserver(), next_layer.NextLayer(), errorcheck.ErrorCheck(), chain)
+    options.update(llmtap_config=config, llmtap_writer=False)
+    if chain.ready:
+        options.update(server=True)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, master.shutdown)
+    # what exists now stays: the collector need not look at it again
+    gc.collect()
+    gc.freeze()
+    await master.run()
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's where it is installed, else None for asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    del uvloop
+    return uvloop_loop_factory
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m llmtap.master", description="The llmtap gateway without mitmproxy's tools.")
+    parser.add_argument("--config", required=True, metavar="FILE", help="configuration file (llmtap.yaml)")
+    parser.add_argument("--confdir", metavar="DIR", help="mitmproxy's folder for certificates")
+    arguments = parser.parse_args(argv)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        try:
+            runner.run(serve(arguments.config, arguments.confdir))
+        except KeyboardInterrupt:
+            return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

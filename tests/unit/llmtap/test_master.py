@@ -1,0 +1,46 @@
+"""The gateway without mitmproxy's tools, as a process."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmtap import master
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "llmtap.master", *arguments], capture_output=True, text=True, timeout=60)
+
+
+def test_a_bad_configuration_is_one_line_and_status_1(tmp_path: Path) -> None:
+    config = tmp_path / "llmtap.yaml"
+    config.write_text("servr: {}\n")
+    done = run("--config", str(config), "--confdir", str(tmp_path))
+    assert done.returncode == 1
+    said = done.stdout + done.stderr
+    assert "llmtap.yaml:1: servr: no such key" in said and "Traceback" not in said
+
+
+def test_wrong_usage_is_status_2() -> None:
+    assert run().returncode == 2
+
+
+def test_uvloop_is_used_where_it_is() -> None:
+    factory = master.loop_factory()
+    assert factory is not None
+    loop = factory()
+    try:
+        assert "uvloop" in type(loop).__mro__[1].__module__
+    finally:
+        loop.close()
+
+
+def test_without_uvloop_it_is_asyncio(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    assert master.loop_factory() is None
+    with asyncio.Runner(loop_factory=master.loop_factory()) as runner:
+        assert type(runner.get_loop()).__module__.startswith("asyncio")
