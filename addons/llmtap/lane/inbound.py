@@ -16,7 +16,7 @@ from collections.abc import Callable
 import httptools
 
 from llmtap.core.errors import ApiError, BadRequest
-from llmtap.lane.head import HOP, HOST, LENGTH, PLAIN, TRANSFER, Field, HeaderKinds, is_target
+from llmtap.lane.head import CONNECTION, HOP, HOST, LENGTH, PLAIN, TRANSFER, Field, HeaderKinds, is_target
 from llmtap.lane.limits import LaneLimits
 from llmtap.lane.refusals import HeadTooLarge, NotSupported
 
@@ -78,7 +78,8 @@ class RequestParser:
         self._now: Inbound | None = None
         self._head_done = False
         self._begun = False  # a message began in this very feed
-        self._unread = 0  # bytes fed since something came of them
+        self._unread = 0  # bytes fed since something came of them, but for those of the piece in which it came ...
+        self._piece = self._slack = 0  # ... which is so large: head or trailers may be larger than `_unread` by that
         self._fields: list[Field] = []  # of the head, then of the trailers, now being read
         self._upgrade = False  # llhttp takes the rest to be another protocol
         self._mute = False  # what llhttp says is not for us
@@ -98,7 +99,8 @@ class RequestParser:
         if self.dead:
             return
         self._begun = False
-        self._unread += len(data)
+        self._piece = len(data)
+        self._unread += self._piece
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -109,7 +111,7 @@ class RequestParser:
             self._refuse(_reason(error))
             return
         if self._begun and self._now is not None and not self._head_done:
-            self._unread = 0  # an unknown part of this piece belongs to the message before
+            self._progress()  # an unknown part of this piece belongs to the message before
         if self._unread > self.limits.max_head_bytes and self._now is not None:
             # a head, a trailer or a chunk extension without end
             self._refuse(self._too_large())
@@ -125,11 +127,18 @@ class RequestParser:
         if not shown:
             self._ready(inbound)
 
+    def _progress(self) -> None:
+        self._unread = 0
+        self._slack = self._piece
+
     def _oversized(self, fields: list[Field], size: int) -> ApiError | None:
         limits = self.limits
         if len(fields) > limits.max_headers:
             return HeadTooLarge(f"more than {limits.max_headers} headers")
-        if self._unread > limits.max_head_bytes and size + sum(len(n) + len(v) + 4 for n, v in fields) > limits.max_head_bytes:
+        if (
+            self._unread + self._slack > limits.max_head_bytes
+            and size + sum(len(n) + len(v) + 4 for n, v in fields) > limits.max_head_bytes
+        ):
             return self._too_large()
         return None
 
@@ -182,7 +191,7 @@ class RequestParser:
         inbound.keep_alive = parser.should_keep_alive()
         limits = self.limits
         error = None
-        if self._unread > limits.max_head_bytes or len(inbound.fields) > limits.max_headers:
+        if self._unread + self._slack > limits.max_head_bytes or len(inbound.fields) > limits.max_headers:
             error = self._oversized(inbound.fields, len(inbound.target))
         error = error or _judge(inbound, self._kinds)
         self._upgrade = parser.should_upgrade()
@@ -193,7 +202,7 @@ class RequestParser:
             return
         self._head_done = True
         self._fields = inbound.trailers
-        self._unread = 0
+        self._progress()
         if inbound.length is not None and inbound.length > limits.max_body_bytes:
             inbound.overflow = True
         self._ready(inbound)
@@ -202,7 +211,7 @@ class RequestParser:
         inbound = self._now
         if self._mute or inbound is None:
             return
-        self._unread = 0
+        self._progress()
         inbound.received += len(data)
         if inbound.overflow:
             return
@@ -224,7 +233,7 @@ class RequestParser:
                 return
             inbound.trailers = [(name, value.rstrip(b" \t")) for name, value in inbound.trailers]
         self._now = None
-        self._unread = 0
+        self._progress()
         inbound.complete = True
         inbound._notify()
 
@@ -253,6 +262,8 @@ def _judge(inbound: Inbound, kinds: HeaderKinds) -> ApiError | None:
             if coding is not None:
                 return BadRequest(_NOT_HTTP + ": transfer-encoding twice")
             coding = value
+        elif kind == CONNECTION and inbound.version == b"HTTP/1.0" and b"close" in value.lower():
+            inbound.keep_alive = False  # llhttp lets keep-alive win
         elif kind == HOP and name.lower() == b"expect" and value.lower() == b"100-continue":
             inbound.continue_expected = True
     if hosts > 1 or (hosts == 0 and inbound.version == b"HTTP/1.1"):

@@ -6,13 +6,16 @@ unfit for another request. A response without length ends with the connection (`
 
 from __future__ import annotations
 
+import re
+
 import httptools
 
-from llmtap.lane.head import LENGTH, TRANSFER, BadHead, Field, HeaderKinds
+from llmtap.lane.head import CONNECTION, LENGTH, TRANSFER, BadHead, Field, HeaderKinds
 
 _MAX_HEAD = 256 << 10
 _MAX_FIELDS = 400
 _MAX_INTERIM = 32
+_REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 
 class ReplyParser:
@@ -112,7 +115,7 @@ class ReplyParser:
                 self._wrong("too many interim responses")
             return
         version = parser.get_http_version()
-        if version not in ("1.1", "1.0") or not 200 <= status <= 999:
+        if version not in ("1.1", "1.0") or not 200 <= status <= 999 or not _REASON.fullmatch(self.reason):
             self._wrong("it is not an HTTP/1 response")
             return
         self.version = b"HTTP/1.1" if version == "1.1" else b"HTTP/1.0"
@@ -146,11 +149,15 @@ class ReplyParser:
                 return False
             if kind == LENGTH:
                 sized = True
+            elif kind == CONNECTION and self.version == b"HTTP/1.0" and b"close" in value.lower():
+                self.keep_alive = False  # llhttp lets keep-alive win
             elif kind == TRANSFER:
                 if chunked or value.lower() != b"chunked" or self.version != b"HTTP/1.1":
                     self._wrong("its transfer-encoding is not chunked")
                     return False
                 chunked = True
+        if chunked and self._head_only:
+            self.keep_alive = False  # whether a body follows against the rules would not be seen
         self.until_close = not (sized or chunked or self.keep_alive)
         return True
 

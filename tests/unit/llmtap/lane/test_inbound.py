@@ -151,3 +151,20 @@ def test_a_large_body_before_a_head_does_not_count_as_head() -> None:
     for cut in range(40, len(data), 7):
         got = parse([data[:cut], data[cut:]], limits)
         assert [i.complete for i in got] == [True, True], cut
+
+
+def test_a_head_has_the_same_limit_wherever_in_a_piece_it_begins() -> None:
+    """Found by fuzzing: behind another request, or in two large pieces, a head could be larger than the limit."""
+    limits = LaneLimits(max_head_bytes=200)
+    long = b"GET / HTTP/1.1\r\nHost: g\r\nA: " + b"x" * 200 + b"\r\n\r\n"
+    late = MESSAGES["chunked"].replace(b"T: v", b"T: " + b"x" * 200)
+    for data in (long, MESSAGES["get"] + long, MESSAGES["post"] + long, MESSAGES["chunked"] + long, late, MESSAGES["get"] + late):
+        for cut in range(0, len(data), 5):
+            refusal = parse([data[:cut], data[cut:]], limits)[-1].refusal
+            assert refusal is not None and refusal.status == 431, (data[:30], cut)
+
+
+@pytest.mark.parametrize("lines", [b"Connection: keep-alive, close", b"Connection: keep-alive\r\nConnection: close", b""])
+def test_http_1_0_says_close(lines: bytes) -> None:
+    """Found by fuzzing: llhttp lets keep-alive win."""
+    assert not parse([b"GET / HTTP/1.0\r\n" + lines + b"\r\n" * bool(lines) + b"\r\n"])[0].keep_alive

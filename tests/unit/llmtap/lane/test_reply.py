@@ -114,3 +114,12 @@ def test_any_bytes_never_raise(pieces: list[bytes], started: bool) -> None:
 def test_a_trailer_without_end_is_noticed_even_while_nobody_takes_the_body() -> None:
     parser = parse([OK + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nA: ", *[b"x" * 50_000] * 10])
     assert parser.error is not None and parser.buffered == 3
+
+
+def test_found_by_fuzzing() -> None:
+    old = parse([b"HTTP/1.0 200 OK\r\nConnection: keep-alive, close\r\nContent-Length: 0\r\n\r\n"])
+    assert old.complete and not old.keep_alive, "llhttp lets keep-alive win"
+    odd = parse([b"HTTP/1.1 200 a\0b\r\nContent-Length: 0\r\n\r\n"])
+    assert odd.error is not None and not odd.head_done, "a status line that could not be sent on"
+    parser = parse([OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"], head_only=True)
+    assert parser.complete and not parser.keep_alive, "a body after HEAD would not be seen"
