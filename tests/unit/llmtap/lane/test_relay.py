@@ -4,26 +4,10 @@ import asyncio
 import gc
 import weakref
 
-import pytest
 from mitmproxy import http
 
 from llmtap.core.plan import Target
-from llmtap.lane import mitm
-from llmtap.lane.relay import _declared
 from support.lane import Peer, Streamer, echo, get, post, response, running_lane, upstream
-
-
-@pytest.mark.parametrize(
-    ("fields", "length"),
-    [
-        (((b"content-length", b"5"),), 5),
-        (((b"Content-Length", b"5"), (b"Transfer-Encoding", b"chunked")), None),
-        (((b"content-length", b"five"),), None),
-        ((), None),
-    ],
-)
-def test_declared_length(fields: mitm.Fields, length: int | None) -> None:
-    assert _declared(mitm.headers(fields)) == length
 
 
 async def test_nothing_keeps_a_finished_flow_alive() -> None:
