@@ -17,10 +17,12 @@ Fields = list[tuple[bytes, bytes]]
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 5.6.2
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")  # field-content and white space, RFC 9110 5.5
 _TARGET = re.compile(rb"[\x21-\x7e\x80-\xff]+")
-# RTSP and ICE, and more than one space before the target: llhttp takes them and cannot be told otherwise. Framing is the same.
+# RTSP and ICE, and more than one space around the target: llhttp takes them and cannot be told otherwise. Framing is the same.
 _VERSION = re.compile(rb"(?:HTTP|RTSP|ICE)/1\.[0-9]")
-_FIRST = re.compile(rb"([^ ]+) +([^ ]+) ([^ ]+)")
+_FIRST = re.compile(rb"([^ ]+) +([^ ]+) +([^ ]+)")
 _STATUS = re.compile(rb"(HTTP/1\.[0-9]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
+_REG_NAME = rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+)"
+_HOST = re.compile(rb"(?:(?:" + _REG_NAME + rb"|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?)?")  # RFC 9112 3.2: anything else must get 400
 _LENGTH = re.compile(rb"[0-9]+")
 _QUOTED = rb'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
 _WORD = _TOKEN.pattern[:-1] + rb"*"  # may be empty: laxer than the RFC, as everybody is, and framing does not hang on it
@@ -46,6 +48,7 @@ class Message:
     body: bytes = b""
     trailers: Fields = field(default_factory=list)
     keep_alive: bool = True
+    at: tuple[int, int, int] = (0, 0, 0)  # in the stream: where it begins, where its body begins, where it ends
 
     @property
     def key(self) -> tuple[bytes, bytes, bytes]:
@@ -147,7 +150,7 @@ def _keeps_alive(version: bytes, fields: Fields) -> bool:
     return not version.endswith(b"/1.0") or b"keep-alive" in options
 
 
-def _declared(version: bytes, fields: Fields) -> int | None | Literal["chunked"]:
+def _declared(version: bytes, fields: Fields) -> int | Literal["chunked"] | None:
     """What the head says of the body: RFC 9112 6.3, ambiguity refused."""
     codings, lengths = _all(fields, b"transfer-encoding"), _all(fields, b"content-length")
     if codings:
@@ -176,7 +179,7 @@ def _sized(data: bytes, at: int, size: int) -> tuple[bytes, int]:
     return data[at : at + size], at + size
 
 
-def _chunked(data: bytes, at: int) -> tuple[bytes, Fields, int]:
+def _chunked(data: bytes, at: int, strict: bool) -> tuple[bytes, Fields, int]:
     body = b""
     while True:
         line, at = _line(data, at)
@@ -198,12 +201,13 @@ def _chunked(data: bytes, at: int) -> tuple[bytes, Fields, int]:
         body += piece
         at += 2
     trailers, at = _fields(data, at)
-    if _all(trailers, b"content-length") or _all(trailers, b"transfer-encoding"):
+    if strict and (_all(trailers, b"content-length") or _all(trailers, b"transfer-encoding")):
         raise Invalid("framing in trailers")
     return body, trailers, at
 
 
 def _request(data: bytes, at: int) -> tuple[Message, int]:
+    start = at
     line, at = _line(data, at)
     found = _FIRST.fullmatch(line)
     if found is None:
@@ -213,15 +217,18 @@ def _request(data: bytes, at: int) -> tuple[Message, int]:
         raise Invalid("request line")
     fields, at = _fields(data, at)
     hosts = len(_all(fields, b"host"))
+    if any(not _HOST.fullmatch(host) for host in _all(fields, b"host")):
+        raise Invalid("host")
     if hosts > 1 or (hosts == 0 and not version.endswith(b"/1.0")):
         raise Invalid("host")
     declared = _declared(version, fields)
+    body_at = at
     trailers: Fields = []
     if declared == "chunked":
-        body, trailers, at = _chunked(data, at)
+        body, trailers, at = _chunked(data, at, strict=True)
     else:
         body, at = _sized(data, at, declared or 0)
-    return Message((method, target, version), fields, body, trailers, _keeps_alive(version, fields)), at
+    return Message((method, target, version), fields, body, trailers, _keeps_alive(version, fields), (start, body_at, at)), at
 
 
 def _response(data: bytes, at: int, head_only: bool, eof: bool) -> tuple[Message, int, bool]:
@@ -242,7 +249,7 @@ def _response(data: bytes, at: int, head_only: bool, eof: bool) -> tuple[Message
     if head_only or status in (204, 304):
         return message, at, True
     if declared == "chunked":
-        message.body, message.trailers, at = _chunked(data, at)
+        message.body, message.trailers, at = _chunked(data, at, strict=False)  # nobody acts on them
     elif declared is not None:
         message.body, at = _sized(data, at, declared)
     elif eof:

@@ -1,6 +1,6 @@
 """The client's bytes → requests. llhttp (httptools) parses; here are the rules it leaves to us, and the bounds.
 
-Refused, with the connection closed after the answer: targets that are not origin-form; a missing or repeated Host; any
+Refused, with the connection closed after the answer: targets that are not origin-form; a missing, repeated or impossible Host; any
 transfer-encoding but one `chunked`, and any at all in HTTP/1.0; methods that no inference API has; heads and trailers over
 the limits. llhttp itself refuses content-length next to transfer-encoding, repeated or odd lengths, bare line feeds, folded
 headers, control characters and malformed chunks. The same bytes give the same requests however they are cut.
@@ -11,6 +11,7 @@ request). httptools cannot ignore one, so the request goes on in a second parser
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import httptools
@@ -22,6 +23,7 @@ from llmtap.lane.refusals import HeadTooLarge, NotSupported
 
 _METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS"))
 _VERSIONS = {"1.1": b"HTTP/1.1", "1.0": b"HTTP/1.0"}
+_HOST = re.compile(rb"(?:(?:[0-9A-Za-z\-._~!$&'()*+,;=%]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?)?")  # RFC 9112 3.2, RFC 3986 3.2.2
 _NOT_HTTP = "the request is not valid HTTP"
 
 
@@ -256,6 +258,8 @@ def _judge(inbound: Inbound, kinds: HeaderKinds) -> ApiError | None:
             continue
         if kind == HOST:
             hosts += 1
+            if not _HOST.fullmatch(value):
+                return BadRequest(_NOT_HTTP + ": its Host is none")
         elif kind == LENGTH:
             inbound.length = int(value)
         elif kind == TRANSFER:

@@ -108,6 +108,9 @@ class ReplyParser:
             return
         parser = self._parser
         status = parser.get_status_code()
+        if not _REASON.fullmatch(self.reason):
+            self._wrong("a control character in its status line")
+            return
         if 100 <= status < 200:
             self._in_interim = True
             self._interim += 1
@@ -115,7 +118,7 @@ class ReplyParser:
                 self._wrong("too many interim responses")
             return
         version = parser.get_http_version()
-        if version not in ("1.1", "1.0") or not 200 <= status <= 999 or not _REASON.fullmatch(self.reason):
+        if version not in ("1.1", "1.0") or not 200 <= status <= 999:
             self._wrong("it is not an HTTP/1 response")
             return
         self.version = b"HTTP/1.1" if version == "1.1" else b"HTTP/1.0"
