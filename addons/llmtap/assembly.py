@@ -15,6 +15,7 @@ from llmtap.core import config as c
 from llmtap.core.plan import FailureReason
 from llmtap.exchange import Exchange
 from llmtap.health import Health
+from llmtap.inspect import Inspect, View
 from llmtap.metrics import GatewayMetrics
 from llmtap.policy.backends import Backend, Backends
 from llmtap.request_log import RequestLog
@@ -49,7 +50,8 @@ def steps_of(addons: Iterable[tuple[Kind, Any]]) -> dict[str, list[Step]]:
 class Gateway:
     """Everything that is built from one configuration."""
 
-    def __init__(self, config: c.Config, own_writer: bool) -> None:
+    def __init__(self, config: c.Config, own_writer: bool, view: View | None = None, view_flows: int = 0) -> None:
+        """`view`: mitmproxy's list of flows, where there is one (mitmweb, the console), and how many finished ones it keeps."""
         self.config = config
         self.registry = CollectorRegistry()
         self.backends = Backends([_backend(b) for b in config.backends if b.url], config.routing.policy)
@@ -74,6 +76,9 @@ class Gateway:
         addons.append(("observer", self.metrics))
         if config.logging.request_log:
             addons.append(("observer", RequestLog(config.logging.level, config.logging.json_format)))
+        self.inspect = Inspect(view, view_flows) if view is not None else None
+        if self.inspect is not None:
+            addons.append(("observer", self.inspect))
         self.steps = steps_of(addons)
 
     def start(self) -> None:
@@ -85,6 +90,8 @@ class Gateway:
 
     def stop(self) -> None:
         self.health.stop()
+        if self.inspect is not None:
+            self.inspect.stop()
         if self.capture is not None:
             self.capture.report()
             self.capture.stop()

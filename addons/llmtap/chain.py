@@ -7,7 +7,8 @@
 
 mitmproxy logs an exception in a hook and lets the request pass: it fails OPEN. So every step is called from here and
 everything it raises is caught: a *policy* step fails closed (its ApiError is the answer, any other exception a 500), an
-*observer* fails open. Both are counted in `llmtap_hook_errors_total`.
+*observer* fails open. Both are counted in `llmtap_hook_errors_total`. Every hook may be called twice for one event and acts once
+(why: `backstop.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from mitmproxy import ctx, http
 from mitmproxy.addonmanager import Loader
@@ -29,6 +30,7 @@ from mitmproxy.proxy import server_hooks
 from llmtap import settings
 from llmtap.answers import error_response, last_words, own_headers, plain_failure
 from llmtap.assembly import Gateway, Step
+from llmtap.backstop import Backstop
 from llmtap.core.config import Config, Routing, Timeouts
 from llmtap.core.endpoints import canonical_path
 from llmtap.core.errors import (
@@ -48,6 +50,7 @@ from llmtap.exchange import Exchange, is_cut, outcome_of_refusal, outcome_of_sta
 from llmtap.lane import Lane, LaneLimits, default_mode, install, stock
 from llmtap.lane.last_words import last_words as words_after
 from llmtap.opening import open_exchange, read_own_headers
+from llmtap.transcript import register as register_transcript
 
 log = logging.getLogger("llmtap")
 
@@ -64,14 +67,18 @@ class Chain:
         self._live: dict[Exchange, http.HTTPFlow] = {}
         self._answers: WeakKeyDictionary[http.Request, Exchange] = WeakKeyDictionary()
         self._plans: WeakKeyDictionary[http.HTTPFlow, Plan] = WeakKeyDictionary()
+        self._own: WeakSet[http.HTTPFlow] = WeakSet()  # answered by our own endpoints: no exchanges
         self._lane: Lane | None = None  # None: one of mitmproxy's stock modes was asked for
         self._held = False
+        self._running = False
+        self._unloaded = False  # the script is gone: what runs is finished, what is new is refused
         self._draining: asyncio.Task[None] | None = None
         self._idle: asyncio.Event | None = None
 
     # ---- life of the addon
 
     def load(self, loader: Loader) -> None:
+        self._unloaded = False
         settings.declare(loader)
         self._held = stock.hold_listeners()
 
@@ -80,7 +87,8 @@ class Chain:
             return
         try:
             config = settings.load_config(ctx.options, settings.environment(), Path.cwd())
-            self._gateway = Gateway(config, own_writer=ctx.options.llmtap_writer)
+            view = ctx.master.addons.get("view")
+            self._gateway = Gateway(config, ctx.options.llmtap_writer, view, ctx.options.llmtap_view_flows)
         except (ConfigError, SpoolError) as error:
             # no traceback for a user's mistake; an error logged while mitmproxy starts ends it with status 1
             for line in str(error).splitlines():
@@ -100,6 +108,11 @@ class Chain:
             # a little above ours: a body of exactly the limit must pass, and a declared larger one gets our 413
             "body_size_limit": f"{config.server.max_body_mb + 1}m",
         }
+        if self._gateway is not None and self._gateway.inspect is not None:
+            register_transcript()
+            changes["store_streamed_bodies"] = True  # else there is nothing to look at
+            if "web_columns" in opts and list(opts.web_columns) == list(opts.default("web_columns")):
+                changes["web_columns"] = [*opts.web_columns, "comment"]
         if list(opts.mode) == settings.DEFAULT_MODE:
             changes["mode"] = [default_mode(config.server.host, config.server.port)]
             limits = LaneLimits(max_body_bytes=config.server.max_body_mb << 20, drain_s=config.server.drain_timeout_s)
@@ -130,6 +143,9 @@ class Chain:
     def running(self) -> Awaitable[None] | None:
         if self._gateway is None:
             return None  # the configuration was bad: mitmproxy ends because an error was logged
+        if self._running:
+            return None  # the script was loaded again
+        self._running = True
         self._gateway.start()
         if self._lane is None:
             stock.on_terminate(self._terminate)  # the lane drains by itself
@@ -152,6 +168,13 @@ class Chain:
         ctx.master.shutdown()
 
     def done(self) -> None:
+        """The end, or the script's reload or removal: then the backstop knows when the end has come."""
+        if ctx.master.addons.get(Backstop.name) is None:
+            self.end()
+        else:
+            self._unloaded = True
+
+    def end(self) -> None:
         """Shutdown: whatever is still open ends here, before mitmproxy's own `error` hooks."""
         for ex, flow in list(self._live.items()):
             self._close(flow, ex, "lost", "the gateway stopped")
@@ -165,18 +188,27 @@ class Chain:
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         if not flow.live:
             return  # loaded from a file
+        known = self._exchanges.get(flow)
+        if (known is not None and known.outcome == "open") or (flow.response is not None and flow in self._own):
+            return
+        if flow.is_replay:
+            self._own.discard(flow)
         gateway = self._gateway
-        if gateway is None or self._endpoints is None:
+        if gateway is None or self._endpoints is None or self._unloaded:
+            self._own.add(flow)
             flow.response = error_response(InternalError("the gateway is not ready"), None, flow.request)
             return
         path = canonical_path(flow.request.path)
         if path is not None:
             own = self._endpoints.answer(flow.request, path)
             if own is not None:
+                self._own.add(flow)
+                if gateway.inspect is not None:
+                    gateway.inspect.own_answer(flow)
                 flow.response = own
                 return
         ex = open_exchange(flow, path)
-        ex.lane = self._lane is not None and flow.is_replay is None  # replays go through mitmproxy's own client
+        ex.lane = self._lane is not None
         self._exchanges[flow] = ex
         self._answers[flow.request] = ex
         self._live[ex] = flow
@@ -190,8 +222,13 @@ class Chain:
         self._run_sync("on_requestheaders", flow, ex)
 
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        if not flow.live or flow in self._own:
+            return None
         ex = self._exchanges.get(flow)
-        if ex is None or ex.refusal is not None or not flow.live:
+        if ex is None or ex.outcome != "open":
+            self.requestheaders(flow)  # another script kept that event from us (AddonHalt)
+            ex = self._exchanges.get(flow)
+        if ex is None or ex.refusal is not None or ex.received is not None:
             return None
         ex.received = _now()
         ex.body = flow.request.raw_content
@@ -205,8 +242,9 @@ class Chain:
 
     def responseheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         ex = self._exchanges.get(flow)
-        if ex is None or ex.refusal is not None or flow.response is None:
+        if ex is None or ex.refusal is not None or flow.response is None or ex.replied:
             return None
+        ex.replied = True
         return self._run("on_responseheaders", flow, ex, then=self._stamp)
 
     def _stamp(self, flow: http.HTTPFlow, ex: Exchange) -> None:
@@ -215,7 +253,7 @@ class Chain:
 
     def response(self, flow: http.HTTPFlow) -> None:
         ex = self._exchanges.get(flow)
-        if ex is None or flow.response is None:
+        if ex is None or flow.response is None or ex.outcome != "open":
             return
         self._run_sync("on_response", flow, ex)
         if ex.status is None:
@@ -233,7 +271,7 @@ class Chain:
 
     def error(self, flow: http.HTTPFlow) -> None:
         ex = self._exchanges.get(flow)
-        if ex is None:
+        if ex is None or ex.outcome != "open":
             return
         message = flow.error.msg if flow.error else "unknown"
         ex.upstream_failure = message
@@ -433,5 +471,11 @@ _now = time.monotonic
 
 
 def gateway() -> Chain:
-    """What `addons/gateway.py` gives to mitmproxy."""
-    return Chain()
+    """What `addons/gateway.py` gives to mitmproxy: the same chain again when the script is loaded again."""
+    known = ctx.master.addons.get(Backstop.name)
+    if known is not None:
+        chain: Chain = known.chain
+        return chain
+    chain = Chain()
+    ctx.master.addons.add(Backstop(chain))
+    return chain

@@ -65,6 +65,7 @@ class Exchange:
     queue_s: float = 0.0
     # the reply
     refusal: ApiError | None = None  # answered by us
+    replied: bool = False  # the reply's head has been through the addons
     status: int | None = None
     content_type: str = ""
     summary: Summary | None = None

@@ -16,10 +16,11 @@ from mitmproxy import ctx, http
 from mitmproxy.master import Master
 
 from llmtap.core.plan import Plan
-from llmtap.lane.lane import Answer, Failing, Lane, LastWords, lane_of
+from llmtap.lane.lane import Answer, Failing, Lane, LastWords, existing_lane, lane_of
 from llmtap.lane.limits import LaneLimits
-from llmtap.lane.mitm import uvloop_loop_factory
+from llmtap.lane.mitm import replay_with, uvloop_loop_factory
 from llmtap.lane.mode import default_mode
+from llmtap.lane.replay import Replay
 
 
 def install(
@@ -39,6 +40,7 @@ def install(
     stream that broke, given its last bytes; the default knows the three dialects. Other `limits` later: `lane.set_limits`.
     """
     lane = lane_of(master or ctx.master)
+    replay_with(_replay)
     lane.plans = plans
     lane.answer = answer
     if failing is not None:
@@ -49,6 +51,11 @@ def install(
         lane.last_words = last_words
     lane.reuse_port = reuse_port
     return lane
+
+
+def _replay(flow: http.HTTPFlow) -> Replay | None:
+    lane = existing_lane(ctx.master)
+    return Replay(lane, flow) if lane is not None else None
 
 
 __all__ = ["Answer", "Failing", "Lane", "LaneLimits", "LastWords", "default_mode", "install", "uvloop_loop_factory"]

@@ -276,6 +276,8 @@ class ClientConnection(asyncio.Protocol):
                 if now - self._since > limits.linger_s + limits.write_timeout_s:
                     self.transport.abort()
             return
+        if self._relay is not None:
+            self._relay.tick()
         if self.write_paused and self._stalled(self.transport.get_write_buffer_size(), now, limits.write_timeout_s):
             self.transport.abort()
         elif self._read_paused and hung_up(self.transport.get_extra_info("socket")):

@@ -77,6 +77,11 @@ class Lane:
         """mitmproxy's option `keep_host_header`."""
         return bool(self._master.options.keep_host_header)
 
+    @property
+    def stores_bodies(self) -> bool:
+        """mitmproxy's option `store_streamed_bodies`."""
+        return bool(getattr(self._master.options, "store_streamed_bodies", False))
+
     @staticmethod
     def authority(upstream: Upstream) -> bytes:
         scheme, host, port = upstream
@@ -213,6 +218,10 @@ class Lane:
 
 #: weakly keyed, so that it ends with the mitmproxy it belongs to
 _LANES: weakref.WeakKeyDictionary[Master, Lane] = weakref.WeakKeyDictionary()
+
+
+def existing_lane(master: Master) -> Lane | None:
+    return _LANES.get(master)
 
 
 def lane_of(master: Master) -> Lane:

@@ -8,6 +8,7 @@
                                                         every field's type, 110 us a message
     Flow.kill / Flow._resume_event                      kill() does not wake whoever waits for the held flow (issue 4711)
     Master.shutdown                                     replaced on the instance, to drain before the end
+    clientplayback.ReplayHandler                        what `ClientPlayback.playback` makes for a flow, and its `replay()`
     status_codes.RESPONSES                              reason phrases
     asyncio_utils.set_eager_task_factory                sets `asyncio.eager_task_factory`, which uvloop calls with an
                                                         argument that Python 3.13's does not know
@@ -21,10 +22,11 @@ import asyncio
 import types
 from collections.abc import Awaitable, Callable
 from random import getrandbits
-from typing import Any
+from typing import Any, Protocol
 
 from mitmproxy import addonmanager, http
 from mitmproxy.addonmanager import AddonManager
+from mitmproxy.addons import clientplayback
 from mitmproxy.connection import Client, Server
 from mitmproxy.flow import Flow
 from mitmproxy.master import Master
@@ -168,6 +170,22 @@ async def resumed(held: Flow) -> None:
         del held.kill  # the class's own again
 
 
+class Replays(Protocol):
+    async def replay(self) -> None: ...
+
+
+_OwnReplay = clientplayback.ReplayHandler
+
+
+def replay_with(make: Callable[[http.HTTPFlow], Replays | None]) -> None:
+    """Ask `make` for who replays a flow; where it gives None mitmproxy's own client does."""
+
+    def handler(flow: http.HTTPFlow, options: Any) -> Replays:
+        return make(flow) or _OwnReplay(flow, options)
+
+    clientplayback.ReplayHandler = handler  # type: ignore[assignment,misc]
+
+
 # ---- the process
 
 
@@ -236,6 +254,7 @@ __all__ = [
     "hooks_of",
     "on_addons_changed",
     "register_connection",
+    "replay_with",
     "request",
     "response",
     "resumed",

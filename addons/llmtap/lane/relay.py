@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from llmtap.lane.client import ClientConnection
 
 log = logging.getLogger("llmtap.lane")
+#: of a streamed body; a larger one is not stored at all
+_STORED_BYTES = 16 << 20
 _TOO_LARGE = "the backend's response is too large to be buffered"
 Transform = Callable[[bytes], Iterable[bytes] | bytes]
 
@@ -47,6 +49,8 @@ class Relay:
     _cancellable: asyncio.Task[None] | None = None  # set while a leaving client may cancel the task
     _collected: list[bytes]
     _collected_size = 0
+    _stored: list[bytes] | None = None  # what was streamed, where it is to be looked at afterwards
+    _stored_size = 0
     _gone = False
     _ended = False  # `response` or `error` has fired
 
@@ -201,9 +205,15 @@ class Relay:
     async def _stream(self, flow: http.HTTPFlow, attempts: Attempts, upstream: Upstream) -> None:
         response = cast(http.Response, flow.response)
         self._transform = response.stream if callable(response.stream) else None
+        if self._lane.stores_bodies:
+            self._stored = []
         first = upstream.reply.take()
+        if first:
+            first = self._transformed(first)
+            if self._stored is not None:
+                self._store(first)
         if not self._gone:
-            self._writer = self._out.begin(response, self._transformed(first) if first else b"")
+            self._writer = self._out.begin(response, first)
         upstream.sink = self._piece
         if self._client.write_paused and not self._gone:
             upstream.pause()
@@ -212,6 +222,9 @@ class Relay:
         except Failure as failure:
             raise attempts.failed(failure) from None
         tail = self._transformed(b"") if self._transform is not None else b""
+        if self._stored is not None:
+            self._store(tail)
+            self._show()
         response.data.timestamp_end = time.time()
         trailers = upstream.reply.trailers
         if trailers:
@@ -233,6 +246,8 @@ class Relay:
             if self._transform is not None:
                 out = self._transform(data)
                 data = out if type(out) is bytes else b"".join(cast(Iterable[bytes], out))
+            if self._stored is not None:
+                self._store(data)
             if data and not self._gone and self._writer is not None:
                 self._writer.write(data)
         except Exception as error:
@@ -247,6 +262,31 @@ class Relay:
             return data
         out = self._transform(data)
         return out if type(out) is bytes else b"".join(cast(Iterable[bytes], out))
+
+    def _store(self, data: bytes) -> None:
+        if self._stored is not None and data:
+            self._stored_size += len(data)
+            self._stored.append(data)
+            if self._stored_size > _STORED_BYTES:
+                self._stored = None
+                if self._flow.response is not None:
+                    self._flow.response.data.content = None
+
+    def _show(self) -> None:
+        """What was streamed so far becomes the content of the response (which has none without this)."""
+        if self._stored and self._flow.response is not None:
+            content = b"".join(self._stored)
+            self._stored = [content]
+            self._flow.response.data.content = content
+
+    def tick(self) -> None:
+        """Looked over with its connection: nobody tells of a kill, and what streams may be watched."""
+        if self._flow.error is not None and not self._ended:
+            self._fail_upstream(Killed())
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_exception(Killed())
+        elif self._stored is not None and len(self._stored) > 1:
+            self._show()
 
     async def _buffer(self, flow: http.HTTPFlow, attempts: Attempts, upstream: Upstream) -> None:
         content = upstream.reply.take()
@@ -343,6 +383,7 @@ class Relay:
     async def _failed(self, flow: http.HTTPFlow, message: str | None) -> None:
         """Nobody is to be answered: the `error` hook, unless the flow has ended, and the connection closes."""
         self._out.keep = False
+        self._show()
         if message is not None and flow.error is None:
             flow.error = Error(message)
         if not self._ended:

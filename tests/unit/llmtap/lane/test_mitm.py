@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from mitmproxy import addonmanager, connection, http, io, options
-from mitmproxy.addons import proxyserver
+from mitmproxy.addons import clientplayback, proxyserver
 from mitmproxy.coretypes import multidict
 from mitmproxy.flow import Flow
 from mitmproxy.master import Master
 from mitmproxy.proxy.mode_servers import ServerInstance
 from mitmproxy.proxy.mode_specs import ProxyMode
-from mitmproxy.test import tflow
+from mitmproxy.test import taddons, tflow
 from mitmproxy.utils import asyncio_utils
 
 from llmtap.lane import mitm
@@ -209,3 +209,31 @@ def test_uvloop_with_mitmproxys_eager_tasks() -> None:
     with asyncio.Runner(loop_factory=mitm.uvloop_loop_factory) as runner:
         runner.run(main())
         assert type(runner.get_loop()).__mro__[1].__module__.startswith("uvloop")
+
+
+async def test_who_replays_a_flow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ClientPlayback.playback` looks the name up each time and awaits `replay()` of what it makes."""
+    monkeypatch.setattr(clientplayback, "ReplayHandler", clientplayback.ReplayHandler)
+    replayed: list[http.HTTPFlow] = []
+    done = asyncio.Event()
+
+    class Ours:
+        def __init__(self, flow: http.HTTPFlow) -> None:
+            self.flow = flow
+
+        async def replay(self) -> None:
+            replayed.append(self.flow)
+            done.set()
+
+    ours = True
+    mitm.replay_with(lambda flow: Ours(flow) if ours else None)
+    playback = clientplayback.ClientPlayback()
+    with taddons.context(playback) as context:
+        playback.running()
+        flow = tflow.tflow(live=False)
+        context.master.commands.call("replay.client", [flow])
+        await asyncio.wait_for(done.wait(), 10)
+        assert replayed == [flow]
+        await playback.done()
+        ours = False
+        assert isinstance(clientplayback.ReplayHandler(tflow.tflow(), context.options), mitm._OwnReplay)

@@ -4,9 +4,11 @@ import asyncio
 import gc
 import weakref
 
-from mitmproxy import http
+import pytest
+from mitmproxy import ctx, http
 
 from llmtap.core.plan import Target
+from llmtap.lane import relay
 from support.lane import Peer, Streamer, echo, get, post, response, running_lane, upstream
 
 
@@ -152,3 +154,73 @@ async def _paused(lane: object) -> None:
     from support.lane import until
 
     await until(lambda: any(c.write_paused for c in lane.lane._clients))  # type: ignore[attr-defined]
+
+
+async def test_streamed_bodies_are_stored_when_mitmproxy_is_told_to() -> None:
+    """`store_streamed_bodies`, as in mitmproxy's own modes; and while it streams what has come so far can be seen."""
+    go_on = asyncio.Event()
+
+    async def stream(peer: Peer) -> None:
+        await peer.message()
+        peer.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n")
+        for piece in (b"3\r\n, a\r\n", b"5\r\nnd se\r\n"):
+            await asyncio.sleep(0)
+            peer.send(piece)
+        await go_on.wait()
+        peer.send(b"4\r\ncond\r\n0\r\n\r\n")
+
+    for store in (True, False):
+        go_on.clear()
+        async with upstream(stream) as up, running_lane(Streamer()) as lane:
+            ctx.options.update(store_streamed_bodies=store)
+            lane.rec.candidates = [up.target()]
+            peer = await lane.connect()
+            peer.send(post(b"{}"))
+            await peer.until(b"nd se\r\n")
+            (flow,) = lane.rec.flows
+            (client,) = lane.lane._clients
+            client.tick(lane.lane.loop.time())
+            assert flow.response is not None
+            assert flow.response.raw_content == (b"first, and se" if store else None)
+            go_on.set()
+            await peer.until(b"0\r\n\r\n")
+            assert flow.response.raw_content == (b"first, and second" if store else None)
+
+
+async def test_a_body_too_large_to_store_is_not_stored_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "_STORED_BYTES", 8)
+
+    async def stream(peer: Peer) -> None:
+        await peer.message()
+        peer.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 10\r\n\r\n12345")
+        await lane.rec.seen("responseheaders")
+        peer.send(b"67890")
+
+    async with upstream(stream) as up, running_lane(Streamer()) as lane:
+        ctx.options.update(store_streamed_bodies=True)
+        lane.rec.candidates = [up.target()]
+        assert (await lane.ask(post(b"{}")))[1] == b"1234567890"
+        assert lane.rec.flows[0].response is not None and lane.rec.flows[0].response.raw_content is None
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_a_kill_ends_a_request_that_is_not_held(streaming: bool) -> None:
+    """mitmproxy's own modes go on until the next event (its issue 4711); here the next look at the connection ends it."""
+    closed = asyncio.Event()
+
+    async def silent(peer: Peer) -> None:
+        await peer.message()
+        if streaming:
+            peer.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n")
+        assert await peer.rest() == b""
+        closed.set()
+
+    async with upstream(silent) as up, running_lane(Streamer()) as lane:
+        lane.rec.candidates = [up.target()]
+        peer = await lane.connect()
+        peer.send(post(b"{}"))
+        await (peer.until(b"first\r\n") if streaming else lane.rec.seen("server_connected"))
+        lane.rec.flows[0].kill()
+        await asyncio.wait_for(closed.wait(), 10)
+        assert await peer.rest() == b""
+        assert lane.rec.events.count("error") == 1 and "response" not in lane.rec.events
