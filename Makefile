@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help venv up test lint types unit integration faults test-312 test-vllm bench docs lock clean
+.PHONY: help venv up test lint types unit integration faults test-312 test-vllm bench bench-peers docs lock clean
 
 help:
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -63,7 +63,10 @@ test-vllm: venv ## against a real vLLM (CPU build, tiny model); installs it on f
 	$(PYTEST) tests/vllm -q -rs
 
 bench: venv ## ratios of the hot paths
-	$(BIN)/python tests/bench/run.py
+	$(BIN)/python tests/bench/run.py $(BENCH)
+
+bench-peers: venv ## bench, with sglang-router, vllm-router and LiteLLM from PyPI
+	$(BIN)/python tests/bench/run.py --peers $(BENCH)
 
 docs: venv ## regenerate what is generated
 	$(BIN)/python docs/generate.py

@@ -1,88 +1,199 @@
-"""`make bench`: what the gateway costs, as ratios against the same simulated engine asked directly in the same run.
+"""`make bench`: what the gateway costs, beside nothing, nginx and mitmproxy's own reverse mode, in one alternating run.
 
-Alternating rounds (direct, gateway, direct, gateway ...), medians over the rounds. Absolute numbers depend on the
-machine; the ratios are what to compare before and after a change.
+    python tests/bench/run.py [--full] [--peers] [--json FILE] [--targets NAMES] [--scenarios KEYS]
+
+Every scenario is asked of every target in turn, round after round; the table shows medians. The server under test has one CPU
+for itself, the engine and the client have the others. Absolute figures depend on the machine: compare ratios. When others use the
+machine, disturbed rounds are repeated, and the median is taken over the least disturbed ones.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
+import contextlib
+import datetime
 import json
+import os
+import platform
 import statistics
+import subprocess
 import sys
 import tempfile
+import time
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-HERE = Path(__file__).resolve()
-sys.path[:0] = [str(HERE.parents[2] / "addons"), str(HERE.parents[2] / "launcher"), str(HERE.parents[1]), str(HERE.parent)]
+sys.path.insert(0, __file__.rpartition("/")[0])
 
-import load  # noqa: E402
+import peers
+import proc
+import report
+from scenarios import FULL, MEMORY, SCENARIOS, SHORT, Scenario
+from targets import LOCAL, CannotRun, Target, running_fake
 
-from support.gateway import running_gateway, wait_up  # noqa: E402
-from support.sim import running_sim  # noqa: E402
-
-CHAT = "/v1/chat/completions"
-
-
-def body(stream: bool, prompt: str = "bench", tokens: int = 32) -> bytes:
-    messages = [{"role": "user", "content": prompt}]
-    return json.dumps({"model": "sim", "messages": messages, "max_tokens": tokens, "stream": stream}).encode()
-
-
-SCENARIOS: dict[str, tuple[bytes, int, int]] = {
-    # name: body, requests a round, connections
-    "plain c=1": (body(False, tokens=1), 150, 1),
-    "plain c=16": (body(False, tokens=1), 400, 16),
-    "stream c=1": (body(True), 60, 1),
-    "stream c=16": (body(True), 160, 16),
-    "250 kB prompt c=1": (body(False, "word " * 50_000, 1), 20, 1),
-}
+HERE = Path(__file__).resolve().parent
+#: a round is disturbed when other processes use more than this much of a CPU
+DISTURBED = 0.25
+EXTRA_ROUNDS = {SHORT: 1, FULL: 3}
+#: seconds after which disturbed rounds are no longer repeated
+PATIENCE_S = {SHORT: 120, FULL: 3600}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
-    rounds = parser.parse_args().rounds
-    fast = {"tokens_per_second": 0, "ttft_ms": 0, "max_model_len": 1_000_000}
-    with tempfile.TemporaryDirectory() as folder, running_sim(model="sim", **fast) as sim:
-        config = {"backends": [{"name": "a", "url": sim.url}]}
-        with running_gateway(Path(folder), config) as gateway:
-            wait_up(gateway)
-            rows = [measure(name, sim.port, gateway.port, rounds) for name in SCENARIOS]
-    width = max(len(r["scenario"]) for r in rows)
-    print(f"{'scenario':{width}}  {'direct':>10}  {'gateway':>10}  {'ratio':>6}  {'added p50':>10}  {'ttfb added':>10}")
-    for r in rows:
-        print(
-            f"{r['scenario']:{width}}  {r['direct']:>8.0f}/s  {r['gateway']:>8.0f}/s  {r['ratio']:>5.2f}x"
-            f"  {r['added_ms']:>7.2f} ms  {r['ttfb_added_ms']:>7.2f} ms"
-        )
-    return 0
-
-
-def measure(name: str, direct_port: int, gateway_port: int, rounds: int) -> dict[str, object]:
-    """Requests per second of both, their ratio (gateway / direct) and the median latency the gateway adds."""
-    payload, requests, connections = SCENARIOS[name]
-    results: dict[str, list[load.Result]] = {"direct": [], "gateway": []}
-    for port in (direct_port, gateway_port):
-        asyncio.run(load.run(port, CHAT, payload, max(4, requests // 10), connections))  # warm up
-    for _ in range(rounds):
-        for kind, port in (("direct", direct_port), ("gateway", gateway_port)):
-            result = asyncio.run(load.run(port, CHAT, payload, requests, connections))
-            assert result.failures == 0, f"{name}: {result.failures} requests failed against {kind}"
-            results[kind].append(result)
-    rate = {kind: statistics.median(r.per_second for r in rs) for kind, rs in results.items()}
-    p50 = {kind: statistics.median(r.p50 for r in rs) for kind, rs in results.items()}
-    ttfb = {kind: statistics.median(r.ttfb50 for r in rs) for kind, rs in results.items()}
-    return {
-        "scenario": name,
-        "direct": rate["direct"],
-        "gateway": rate["gateway"],
-        "ratio": rate["gateway"] / rate["direct"],
-        "added_ms": (p50["gateway"] - p50["direct"]) * 1000,
-        "ttfb_added_ms": (ttfb["gateway"] - ttfb["direct"]) * 1000,
+def load(target: Target, backend: Target, nice: int = 0, **job: Any) -> dict[str, Any]:
+    """One run of the load client in a process of its own."""
+    known = [pid for pid in (backend.process.pid if backend.process else 0, os.getpid()) if pid]
+    fields = {
+        "port": target.port,
+        "model": target.model,
+        "watch": target.pids[:1],
+        "known": known,
+        "backend": backend.port,
+        **job,
     }
+    process = proc.spawn([sys.executable, str(HERE / "load.py"), json.dumps(fields)], proc.cpus()[1], nice=nice)
+    try:
+        assert process.stdout is not None
+        return dict(json.loads(process.stdout.read()))
+    finally:
+        proc.stop(process)
+
+
+def flat(result: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"latency": {"p50": 1}} as {"latency.p50": 1}."""
+    out: dict[str, Any] = {}
+    for name, value in result.items():
+        out |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return out
+
+
+def medians(rounds: list[dict[str, Any]], keep: int) -> dict[str, Any]:
+    """The median of every figure over the `keep` least disturbed rounds."""
+    best = sorted(map(flat, rounds), key=lambda r: float(r["foreign_share"]))[:keep]
+    names = {name for one in best for name, value in one.items() if not isinstance(value, str)}
+    out: dict[str, Any] = {name: statistics.median(one[name] for one in best if name in one) for name in sorted(names)}
+    if complaints := [one["complaint"] for one in best if "complaint" in one]:
+        out["complaint"] = complaints[0]
+    return out
+
+
+class Bench:
+    """The run: the targets that could be started, and what was measured of them."""
+
+    def __init__(self, targets: list[Target], backend: Target, mode: str, rounds: int, nice: int) -> None:
+        self.targets, self.backend, self.mode, self.rounds, self.nice = targets, backend, mode, rounds, nice
+        self.patient_until = time.monotonic() + PATIENCE_S[mode]
+        self.results: dict[str, dict[str, Any]] = {}
+        self.raw: dict[str, dict[str, list[dict[str, Any]]]] = {}
+
+    def measure(self, scenario: Scenario) -> None:
+        chosen = [t for t in self.targets if self.mode == FULL or t.name not in scenario.slow]
+        rounds = self.rounds or scenario.rounds[self.mode]
+        raw: dict[str, list[dict[str, Any]]] = {t.name: [] for t in chosen}
+        for n in range(rounds + EXTRA_ROUNDS[self.mode]):
+            if n >= rounds and time.monotonic() > self.patient_until:
+                break
+            again = [t for t in chosen if n < rounds or self.disturbed(raw[t.name], rounds)]
+            if n >= rounds and again:  # beside what it is compared with
+                again = [t for t in chosen if t in again or t.name in ("direct", "nginx")]
+            for target in again:
+                result = load(target, self.backend, self.nice, seconds=scenario.seconds[self.mode], **scenario.job)
+                raw[target.name].append(result)
+                proc.settle(target.pids)
+        self.raw[scenario.key] = raw
+        self.results[scenario.key] = {name: medians(found, rounds) for name, found in raw.items()}
+
+    def disturbed(self, found: list[dict[str, Any]], wanted: int) -> bool:
+        return sum(r["foreign_share"] <= DISTURBED for r in found) < wanted
+
+    def memory(self, requests: int) -> dict[str, Any] | None:
+        """What the lane's memory grows by over so many requests, after a fifth as many to warm up."""
+        lane = next((t for t in self.targets if t.name == "lane"), None)
+        if lane is None or not requests:
+            return None
+        load(lane, self.backend, self.nice, connections=32, mixed=True, requests=requests // 5)
+        result = load(lane, self.backend, self.nice, connections=32, mixed=True, requests=requests)
+        return {"requests": requests, "growth": result["rss_growth"], "rss": result["rss"], "errors": result["errors"]}
+
+
+def machine() -> dict[str, Any]:
+    names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    kernel = platform.release().split("-")[0]
+    return {"cpu": names[0] if names else platform.machine(), "cpus": len(os.sched_getaffinity(0)), "kernel": kernel}
+
+
+def versions(targets: list[Target]) -> dict[str, str]:
+    found = {"Python": platform.python_version(), "mitmproxy": version("mitmproxy"), "uvloop": version("uvloop")}
+    for target in targets:
+        if target.name == "nginx" and target.process:
+            binary = os.readlink(f"/proc/{target.process.pid}/exe")
+            found["nginx"] = subprocess.run([binary, "-v"], capture_output=True, text=True).stderr.rpartition("/")[2].strip()
+        elif target.name in peers.PEERS:
+            found[target.name] = peers.version(target.name)
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="tests/bench/run.py", description="What the gateway costs, as ratios.")
+    parser.add_argument("--full", action="store_true", help="longer windows, slow targets in every scenario, memory")
+    parser.add_argument("--peers", action="store_true", help="also sglang-router, vllm-router and LiteLLM, installed from PyPI")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write everything that was measured")
+    parser.add_argument("--targets", metavar="NAMES", help=f"of direct,{','.join([*LOCAL, *peers.PEERS])}")
+    parser.add_argument("--scenarios", metavar="KEYS", help=f"of {','.join([s.key for s in SCENARIOS])},memory")
+    parser.add_argument("--rounds", type=int, default=0, help="rounds of every scenario")
+    parser.add_argument(
+        "--nice", type=int, default=0, help="of all processes measured; below 0 needs rights, and helps on a busy machine"
+    )
+    options = parser.parse_args(argv)
+    starters = LOCAL | peers.PEERS
+    names = ["nginx", "lane", "stock", *(["mitmdump"] if options.full else []), *(peers.PEERS if options.peers else [])]
+    if options.targets:
+        names = [name for name in options.targets.split(",") if name != "direct"]
+    wanted = options.scenarios.split(",") if options.scenarios else [*(s.key for s in SCENARIOS), "memory"]
+    if unknown := [*(set(names) - starters.keys()), *(set(wanted) - {s.key for s in SCENARIOS} - {"memory"})]:
+        parser.error(f"unknown: {', '.join(unknown)}")
+    mode = FULL if options.full else SHORT
+    os.sched_setaffinity(0, proc.cpus()[1])
+    proc.raise_nofile()
+    not_measured: dict[str, str] = {}
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llmtap-bench-")))
+        backend = stack.enter_context(running_fake(options.nice))
+        targets = [Target("direct", backend.port)]
+        for name in names:
+            (folder / name).mkdir()
+            try:
+                targets.append(stack.enter_context(starters[name](folder / name, backend.port, options.nice)))
+            except CannotRun as error:
+                not_measured[name] = str(error)
+                print(f"not measured: {name}: {error}", file=sys.stderr, flush=True)
+        bench = Bench(targets, backend, mode, options.rounds, options.nice)
+        for scenario in SCENARIOS:
+            if scenario.key in wanted:
+                print(f"{scenario.title} ...", file=sys.stderr, flush=True)
+                bench.measure(scenario)
+        memory = bench.memory(MEMORY[mode]) if "memory" in wanted else None
+        shares = [r["foreign_share"] for found in bench.raw.values() for rounds in found.values() for r in rounds]
+        data: report.Data = {
+            "command": " ".join(["python tests/bench/run.py", *(sys.argv[1:] if argv is None else argv)]),
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "machine": machine(),
+            "versions": versions(targets),
+            "targets": [t.name for t in targets],
+            "not_measured": not_measured,
+            "foreign_share": statistics.median(shares) if shares else 0.0,
+            "results": bench.results,
+            "memory": memory,
+            "rounds": bench.raw,
+        }
+    if options.json:
+        options.json.write_text(json.dumps(data, indent=1))
+    print(report.plain(report.table(data)))
+    print()
+    print(report.plain(report.goals(data)))
+    print()
+    print("\n".join(report.notes(data)))
+    return 0
 
 
 if __name__ == "__main__":
