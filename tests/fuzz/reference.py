@@ -22,7 +22,7 @@ _VERSION = re.compile(rb"(?:HTTP|RTSP|ICE)/1\.[0-9]")
 _FIRST = re.compile(rb"([^ ]+) +([^ ]+) +([^ ]+)")
 _STATUS = re.compile(rb"(HTTP/1\.[0-9]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _REG_NAME = rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+)"
-_HOST = re.compile(rb"(?:(?:" + _REG_NAME + rb"|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?)?")  # RFC 9112 3.2: anything else must get 400
+_HOST = re.compile(rb"(?:" + _REG_NAME + rb"|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")  # RFC 9112 3.2: anything else must get 400
 _LENGTH = re.compile(rb"[0-9]+")
 _QUOTED = rb'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
 _WORD = _TOKEN.pattern[:-1] + rb"*"  # may be empty: laxer than the RFC, as everybody is, and framing does not hang on it

@@ -5,8 +5,9 @@ transfer-encoding but one `chunked`, and any at all in HTTP/1.0; methods that no
 the limits. llhttp itself refuses content-length next to transfer-encoding, repeated or odd lengths, bare line feeds, folded
 headers, control characters and malformed chunks. The same bytes give the same requests however they are cut.
 
-An `Upgrade` other than websocket is ignored, as RFC 9110 7.8 allows (Java's HTTP client asks for h2c with every first
-request). httptools cannot ignore one, so the request goes on in a second parser that is told its framing.
+What follows the handshake of a websocket is no HTTP: it collects in `RequestParser.beyond`. Every other `Upgrade` is ignored, as
+RFC 9110 7.8 allows (Java's HTTP client asks for h2c with every first request). httptools cannot ignore one, so the request goes
+on in a second parser that is told its framing.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from llmtap.lane.refusals import HeadTooLarge, NotSupported
 
 _METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS"))
 _VERSIONS = {"1.1": b"HTTP/1.1", "1.0": b"HTTP/1.0"}
-_HOST = re.compile(rb"(?:(?:[0-9A-Za-z\-._~!$&'()*+,;=%]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?)?")  # RFC 9112 3.2, RFC 3986 3.2.2
+_HOST = re.compile(rb"(?:[0-9A-Za-z\-._~!$&'()*+,;=%]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")  # RFC 9112 3.2, RFC 9110 4.2.1
 _NOT_HTTP = "the request is not valid HTTP"
 
 
@@ -36,6 +37,7 @@ class Inbound:
     keep_alive = False
     length: int | None = 0  # declared body size; None: chunked
     continue_expected = False
+    upgrade = False  # to a websocket
     received = 0
     complete = False
     overflow = False  # more body than the limit: what came of it is dropped
@@ -84,8 +86,10 @@ class RequestParser:
         self._piece = self._slack = 0  # ... which is so large: head or trailers may be larger than `_unread` by that
         self._fields: list[Field] = []  # of the head, then of the trailers, now being read
         self._upgrade = False  # llhttp takes the rest to be another protocol
+        self._websocket = False  # and so do we
         self._mute = False  # what llhttp says is not for us
         self.dead = False
+        self.beyond = bytearray()  # what came behind a websocket's handshake
 
     @property
     def between(self) -> bool:
@@ -106,7 +110,10 @@ class RequestParser:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            if not self.dead:
+            if self._websocket:
+                self.dead = True
+                self.beyond += data[upgrade.args[0] :]
+            elif not self.dead:
                 self._ignore_upgrade(data[upgrade.args[0] :])
             return
         except httptools.HttpParserError as error:
@@ -198,7 +205,9 @@ class RequestParser:
         error = error or _judge(inbound, self._kinds)
         self._upgrade = parser.should_upgrade()
         if error is None and self._upgrade and _is_websocket(inbound):
-            error = NotSupported("websocket connections are not supported")
+            error = _judge_handshake(inbound)
+            inbound.upgrade = self._websocket = error is None
+            inbound.keep_alive = False  # whatever the answer
         if error is not None:
             self._refuse(error)
             return
@@ -276,6 +285,13 @@ def _judge(inbound: Inbound, kinds: HeaderKinds) -> ApiError | None:
         if coding.lower() != b"chunked" or inbound.version != b"HTTP/1.1":
             return BadRequest(_NOT_HTTP + ": the only transfer-encoding is chunked")
         inbound.length = None
+    return None
+
+
+def _judge_handshake(inbound: Inbound) -> ApiError | None:
+    versions = [value for name, value in inbound.fields if name.lower() == b"sec-websocket-version"]
+    if inbound.method != b"GET" or inbound.version != b"HTTP/1.1" or inbound.length != 0 or versions != [b"13"]:
+        return NotSupported("a websocket's handshake must be a GET without a body, version 13")
     return None
 
 
