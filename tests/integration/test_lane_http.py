@@ -396,14 +396,6 @@ async def test_target_headers_are_on_the_wire_only() -> None:
         assert lane.rec.flows[0].request.headers["authorization"] == "Bearer client"
 
 
-async def test_websocket_is_answered_501() -> None:
-    async with running_lane() as lane:
-        head, body = await lane.ask(
-            get("/v1/realtime", "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n")
-        )
-        assert head.startswith(b"HTTP/1.1 501 ") and b"not_supported" in body
-
-
 async def test_an_h2c_upgrade_is_ignored_and_its_body_kept() -> None:
     async def script(peer: Peer) -> None:
         while True:

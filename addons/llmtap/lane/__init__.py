@@ -4,8 +4,8 @@
     relay     one exchange, top to bottom      upstream  one backend connection, pool: all of them
     head, body  framing on the wire            mode      what mitmproxy sees of it, mitm: what it sees of mitmproxy
 
-HTTP/1.1 and 1.0 with clients, HTTP/1.1 with backends; TLS and UNIX sockets on request. Not here: HTTP/2 (use a stock mode),
-websockets (501). Importing this package registers the mode `gateway`.
+HTTP/1.1 and 1.0 with clients, HTTP/1.1 with backends, websockets through both; TLS and UNIX sockets on request. Not here:
+HTTP/2 (use a stock mode). Importing this package registers the mode `gateway`.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mitmproxy import http
@@ -19,6 +20,7 @@ from llmtap.lane.inbound import Inbound
 from llmtap.lane.refusals import ClientGone
 from llmtap.lane.timing import Limit, Watch
 from llmtap.lane.upstream import Failure, Upstream
+from llmtap.lane.websocket import HANDSHAKE, understood
 
 if TYPE_CHECKING:
     from llmtap.lane.client import ClientConnection
@@ -39,7 +41,7 @@ def default_plan(flow: http.HTTPFlow, client: ClientConnection) -> Plan:
 class Attempts:
     """Of one exchange, which calls `close` at its end. `watch` keeps the plan's times from here on."""
 
-    __slots__ = ("_abandoned", "_client", "_connecting", "_inbound", "_lane", "_overdue", "_upstream", "plan", "watch")
+    __slots__ = ("_abandoned", "_client", "_connecting", "_inbound", "_lane", "_overdue", "_taken", "_upstream", "plan", "watch")
 
     def __init__(self, client: ClientConnection, inbound: Inbound, plan: Plan) -> None:
         self.plan = plan
@@ -48,6 +50,7 @@ class Attempts:
         self._inbound = inbound
         self._upstream: Upstream | None = None  # the connection in use
         self._connecting: asyncio.Task[None] | None = None
+        self._taken: Callable[[Exception], None] | None = None
         self._abandoned = False
         self._overdue = False
         self.watch = Watch(self._lane.loop, plan.total_s, self._expired)
@@ -100,7 +103,7 @@ class Attempts:
                 upstream = await self._connect(target)
             self._upstream = upstream
             flow.server_conn = upstream.server
-            upstream.send(head, body, data.method == b"HEAD")
+            upstream.send(head, body, data.method == b"HEAD", self._inbound.upgrade)
             self.watch.phase("first_byte", self.plan.first_byte_s)
             self.plan.sent_at = self.watch.touched
             try:
@@ -133,15 +136,17 @@ class Attempts:
             raise InternalError("internal error; the request's path was made unusable")
         body = data.content or b""
         chunked = data.trailers is not None
+        upgrade = self._inbound.upgrade
         try:
             head = build(
                 b"%b %b HTTP/1.1" % (data.method, data.path),
-                data.headers.fields,
+                understood(data.headers.fields) if upgrade else data.headers.fields,
                 self._lane.kinds,
                 length=len(body) if body or data.method in _WITH_BODY else None,
                 chunked=chunked,
                 host=target.host_header,
                 replace=target.headers,
+                extra=HANDSHAKE if upgrade else (),
             )
             if data.trailers is not None:
                 body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n"
@@ -173,6 +178,8 @@ class Attempts:
         if upstream is not None:
             self._upstream = None
             upstream.fail(error)
+        elif self._taken is not None:
+            self._taken(error)
 
     def _expired(self, limit: Limit) -> None:
         if limit == "total":
@@ -215,9 +222,15 @@ class Attempts:
             self._upstream = None
             upstream.release()
 
+    def hand_over(self, taken: Callable[[Exception], None]) -> None:
+        """The connection is somebody else's from now on, who is told through `taken` when a time is up."""
+        self._upstream = None
+        self._taken = taken
+
     def close(self) -> None:
         """The exchange is over."""
         self.release()
+        self._taken = None
         self.watch.stop()
         del self.watch  # it knows this object: a cycle would leave every flow to the garbage collector
 

@@ -46,7 +46,7 @@ class ClientConnection(asyncio.Protocol):
         self._mode = mode
         self._parser = RequestParser(lane.limits, lane.kinds, self._parsed)
         self._queue: deque[Inbound] = deque()
-        self._ahead = bytearray()
+        self._ahead = self._parser.beyond
         self._relay: Relay | None = None
         self._opening = False
         self._advancing = False
@@ -265,6 +265,23 @@ class ClientConnection(asyncio.Protocol):
             self._drained = self.lane.loop.create_future()
             await self._drained
 
+    def take_ahead(self) -> bytes:
+        """What came behind a websocket's handshake."""
+        data = bytes(self._ahead)
+        self._ahead.clear()
+        return data
+
+    def pause(self) -> None:
+        """Do not read for now. For whoever has taken the connection over."""
+        if not self._read_paused and not self.dead:
+            self._read_paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._read_paused and not self.dead:
+            self._read_paused = False
+            self.transport.resume_reading()
+
     # ---- time
 
     def tick(self, now: float) -> None:
@@ -314,7 +331,9 @@ class ClientConnection(asyncio.Protocol):
 
     async def server_event(self, event: object) -> None:
         """What mitmproxy's `inject.*` commands call."""
-        log.warning("messages cannot be injected into gateway connections")
+        message = mitm.injected(event)
+        if message is None or self._relay is None or not self._relay.inject(message):
+            log.warning("messages can be injected into open websockets only")
 
 
 def hung_up(sock: socket.socket | None) -> bool:

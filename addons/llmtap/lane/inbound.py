@@ -1,7 +1,7 @@
 """The client's bytes → requests. llhttp (httptools) parses; here are the rules it leaves to us, and the bounds.
 
-Refused, with the connection closed after the answer: targets that are not origin-form; a missing, repeated or impossible Host; any
-transfer-encoding but one `chunked`, and any at all in HTTP/1.0; methods that no inference API has; heads and trailers over
+Refused, with the connection closed after the answer: targets that are not origin-form; a missing, repeated or impossible Host;
+any transfer-encoding but one `chunked`, and any at all in HTTP/1.0; methods that no inference API has; heads and trailers over
 the limits. llhttp itself refuses content-length next to transfer-encoding, repeated or odd lengths, bare line feeds, folded
 headers, control characters and malformed chunks. The same bytes give the same requests however they are cut.
 

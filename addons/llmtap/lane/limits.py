@@ -31,6 +31,8 @@ class LaneLimits:
     pool_idle_s: float = 4.0  # below the 5 s after which uvicorn closes
     pool_size: int = 256  # idle connections a backend
     dns_ttl_s: float = 30.0
+    kept_messages: int = 100  # of a websocket, in its flow: the last ones ...
+    kept_bytes: int = 4 << 20  # ... and no more than this together
     high_water: int = 256 << 10  # buffered towards one peer before the other side is no longer read
 
     @property

@@ -9,6 +9,7 @@
     Flow.kill / Flow._resume_event                      kill() does not wake whoever waits for the held flow (issue 4711)
     Master.shutdown                                     replaced on the instance, to drain before the end
     clientplayback.ReplayHandler                        what `ClientPlayback.playback` makes for a flow, and its `replay()`
+    WebSocketMessageInjected                            what `inject.websocket` hands to `server_event`
     status_codes.RESPONSES                              reason phrases
     asyncio_utils.set_eager_task_factory                sets `asyncio.eager_task_factory`, which uvloop calls with an
                                                         argument that Python 3.13's does not know
@@ -31,8 +32,10 @@ from mitmproxy.connection import Client, Server
 from mitmproxy.flow import Flow
 from mitmproxy.master import Master
 from mitmproxy.net.http import status_codes
+from mitmproxy.proxy.layers.websocket import WebSocketMessageInjected
 from mitmproxy.proxy.mode_servers import ServerInstance, ServerManager
 from mitmproxy.proxy.mode_specs import ProxyMode
+from mitmproxy.websocket import WebSocketMessage
 
 Fields = tuple[tuple[bytes, bytes], ...]
 Hook = Callable[[Any], Awaitable[None] | None]
@@ -186,6 +189,11 @@ def replay_with(make: Callable[[http.HTTPFlow], Replays | None]) -> None:
     clientplayback.ReplayHandler = handler  # type: ignore[assignment,misc]
 
 
+def injected(event: object) -> WebSocketMessage | None:
+    """The message of mitmproxy's command `inject.websocket`; None for other events."""
+    return event.message if isinstance(event, WebSocketMessageInjected) else None
+
+
 # ---- the process
 
 
@@ -252,6 +260,7 @@ __all__ = [
     "forget_connection",
     "headers",
     "hooks_of",
+    "injected",
     "on_addons_changed",
     "register_connection",
     "replay_with",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 from mitmproxy import http
 from mitmproxy.flow import Error
+from mitmproxy.websocket import WebSocketData, WebSocketMessage
 
 from llmtap.core.errors import ApiError, InternalError, TooLarge, UpstreamFailed
 from llmtap.core.plan import Plan
@@ -24,6 +25,7 @@ from llmtap.lane.head import wants_close
 from llmtap.lane.inbound import Inbound
 from llmtap.lane.refusals import ClientGone, Killed
 from llmtap.lane.timing import Watch
+from llmtap.lane.tunnel import Tunnel
 from llmtap.lane.upstream import Failure, Upstream
 from llmtap.lane.writing import ResponseWriter
 
@@ -42,6 +44,7 @@ class Relay:
 
     _plan: Plan | None = None
     _attempts: Attempts | None = None
+    _tunnel: Tunnel | None = None
     _writer: BodyWriter | None = None  # of a response whose head has been written before its end is known
     _transform: Transform | None = None
     _watch: Watch | None = None
@@ -189,12 +192,17 @@ class Relay:
         watch = self._watch = attempts.watch
         upstream = await attempts.obtain(flow)
         reply = upstream.reply
+        if reply.switched:
+            upstream.pause()  # nothing is read until the addons have had their say
         flow.response = mitm.response(reply.status, reply.reason, reply.version, tuple(reply.fields), time.time())
         if (waiting := self._fire("responseheaders", flow)) is not None:
             watch.phase("idle", 0.0)  # addons may take their time
             await waiting
         if flow.error is not None or (self._gone and not attempts.drains):
             self._check(flow)
+        if reply.switched:
+            await self._switch(flow, attempts, upstream)
+            return
         if not reply.complete:
             watch.phase("idle", plan.idle_s)
         if flow.response.stream:
@@ -285,6 +293,8 @@ class Relay:
             self._fail_upstream(Killed())
             if self._waiter is not None and not self._waiter.done():
                 self._waiter.set_exception(Killed())
+        elif self._flow.error is not None and self._tunnel is not None:
+            self._tunnel.fail(Killed())
         elif self._stored is not None and len(self._stored) > 1:
             self._show()
 
@@ -325,6 +335,50 @@ class Relay:
             self._fail_upstream(UpstreamFailed(_TOO_LARGE))
         elif self._flow.error is not None:
             self._fail_upstream(Killed())
+
+    # ---- a websocket
+
+    async def _switch(self, flow: http.HTTPFlow, attempts: Attempts, upstream: Upstream) -> None:
+        """The backend has said 101: from `response` on the flow ends with `websocket_end`, whatever happens."""
+        flow.websocket = WebSocketData()
+        response = cast(http.Response, flow.response)
+        response.data.content = b""
+        response.data.timestamp_end = time.time()
+        try:
+            tunnel = Tunnel(flow, self._client, upstream, attempts.watch)
+        except ValueError:
+            flow.websocket = None
+            raise attempts.failed(Failure("protocol", "the backend's websocket handshake is not valid")) from None
+        self._ended = True
+        head = None
+        try:
+            if (waiting := self._fire("response", flow)) is not None:
+                await waiting
+            response = cast(http.Response, flow.response)
+            if flow.error is None and response.data.status_code == 101:
+                head = self._out.switching(response)
+        finally:
+            if head is None and (waiting := self._fire("websocket_end", flow)) is not None:
+                await waiting
+        if head is None:  # an addon has made something else of it
+            self._release()
+            self._check(flow)
+            self._out.send_whole(response)
+            return
+        self._tunnel = tunnel
+        self._out.sent = True
+        attempts.hand_over(tunnel.fail)
+        attempts.watch.phase("idle", attempts.plan.idle_s)
+        if not self._client.dead:
+            self._client.transport.write(head)
+        await tunnel.run(self._client.take_ahead(), upstream.reply.beyond)
+
+    def inject(self, message: WebSocketMessage) -> bool:
+        """A message somebody made, into this exchange's websocket. False when it has none."""
+        if self._tunnel is None:
+            return False
+        self._tunnel.inject(message)
+        return True
 
     # ---- answers of our own
 

@@ -7,10 +7,12 @@ unfit for another request. A response without length ends with the connection (`
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import httptools
 
 from llmtap.lane.head import CONNECTION, LENGTH, TRANSFER, BadHead, Field, HeaderKinds
+from llmtap.lane.websocket import is_accepted
 
 _MAX_HEAD = 256 << 10
 _MAX_FIELDS = 400
@@ -25,11 +27,14 @@ class ReplyParser:
         self._kinds = kinds
         self.parts: list[bytes] = []
         self.on_body = self.parts.append  # llhttp hands body pieces straight to the list
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser | _Beyond = httptools.HttpResponseParser(self)
         self.expect(head_only=False)
 
-    def expect(self, head_only: bool) -> None:
-        """Make ready for the response to the next request; `head_only` when that is HEAD."""
+    switched = False  # to a websocket: `beyond` is what came behind the head, and this connection never carries HTTP again
+    beyond = b""
+
+    def expect(self, head_only: bool, upgrade: bool = False) -> None:
+        """Make ready for the response to the next request; `head_only` when that is HEAD, `upgrade` a websocket's handshake."""
         self.status = 0
         self.reason = b""
         self.version = b"HTTP/1.1"
@@ -41,6 +46,7 @@ class ReplyParser:
         self.error: str | None = None
         self._into = self.fields  # where headers go: the head's, the trailers', or nowhere
         self._head_only = head_only
+        self._upgrade = upgrade
         self._silent = 0  # bytes since something came of them
         self._interim = 0
         self._in_interim = False
@@ -52,8 +58,12 @@ class ReplyParser:
         before = len(parts)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._wrong("it switched protocols unasked")
+        except httptools.HttpParserUpgrade as upgrade:
+            if self.switched:
+                self._parser = _Beyond(self)
+                self._parser.feed_data(data[upgrade.args[0] :])
+            else:
+                self._wrong("it switched protocols unasked")
         except httptools.HttpParserError as error:
             self._wrong(str(error))
         if len(parts) > before:
@@ -106,10 +116,18 @@ class ReplyParser:
     def on_headers_complete(self) -> None:
         if self.complete:
             return
-        parser = self._parser
+        parser: Any = self._parser
         status = parser.get_status_code()
         if not _REASON.fullmatch(self.reason):
             self._wrong("a control character in its status line")
+            return
+        if status == 101 and self._upgrade:
+            if self._framed() and is_accepted(self.fields):
+                self.status = status
+                self.keep_alive = False
+                self.switched = self.head_done = True
+            else:
+                self._wrong("its websocket handshake is not understood")
             return
         if 100 <= status < 200:
             self._in_interim = True
@@ -175,3 +193,13 @@ class ReplyParser:
             self._into = []
             if len(self.trailers) > _MAX_FIELDS:
                 self.trailers.clear()
+
+
+class _Beyond:
+    """Takes the place of the parser once the protocol has been switched."""
+
+    def __init__(self, reply: ReplyParser) -> None:
+        self._reply = reply
+
+    def feed_data(self, data: bytes) -> None:
+        self._reply.beyond += data

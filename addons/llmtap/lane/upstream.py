@@ -89,12 +89,12 @@ class Upstream(asyncio.Protocol):
 
     # ---- for the exchange
 
-    def send(self, head: bytes, body: bytes, head_only: bool) -> None:
-        """A whole request. `head_only`: it is a HEAD."""
+    def send(self, head: bytes, body: bytes, head_only: bool, upgrade: bool = False) -> None:
+        """A whole request. `head_only`: it is a HEAD; `upgrade`: a websocket's handshake."""
         self.busy = True
         self.answered = False
         self.failure = None
-        self.reply.expect(head_only)
+        self.reply.expect(head_only, upgrade)
         if len(body) > 65536:  # two calls cost less than a copy
             self.transport.write(head)
             self.transport.write(body)

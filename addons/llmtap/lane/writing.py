@@ -11,6 +11,7 @@ from llmtap.core.errors import InternalError
 from llmtap.lane.body import BodyWriter, Framing
 from llmtap.lane.head import BadHead, build, trailer_lines
 from llmtap.lane.inbound import Inbound
+from llmtap.lane.websocket import HANDSHAKE
 
 if TYPE_CHECKING:
     from llmtap.lane.client import ClientConnection
@@ -88,6 +89,11 @@ class ResponseWriter:
         else:
             transport.write(head + body if body else head)
 
+    def switching(self, response: http.Response) -> bytes:
+        """The head of a 101 that makes the connection a websocket, which it stays. Raises InternalError."""
+        self.keep = False
+        return self._head(response.data, None, chunked=False, extra=HANDSHAKE)
+
     def _empty(self, status: int) -> bool:
         return self._inbound.method == b"HEAD" or status in (204, 304)
 
@@ -101,9 +107,11 @@ class ResponseWriter:
             small = rest is not None and rest <= limits.drain_rest_bytes and not inbound.continue_expected
             self.keep = self.keep and small and inbound.refusal is None
 
-    def _head(self, data: http.ResponseData, length: int | None, chunked: bool) -> bytes:
-        if not self.keep:
-            extra: tuple[bytes, ...] = (b"connection: close",)
+    def _head(self, data: http.ResponseData, length: int | None, chunked: bool, extra: tuple[bytes, ...] | None = None) -> bytes:
+        if extra is not None:
+            pass
+        elif not self.keep:
+            extra = (b"connection: close",)
         else:
             extra = () if self._inbound.version == b"HTTP/1.1" else (b"connection: keep-alive",)
         first = b"HTTP/1.1 %d %b" % (data.status_code, data.reason)

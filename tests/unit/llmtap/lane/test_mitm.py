@@ -12,10 +12,12 @@ from mitmproxy.addons import clientplayback, proxyserver
 from mitmproxy.coretypes import multidict
 from mitmproxy.flow import Flow
 from mitmproxy.master import Master
+from mitmproxy.proxy.layers.websocket import WebSocketMessageInjected
 from mitmproxy.proxy.mode_servers import ServerInstance
 from mitmproxy.proxy.mode_specs import ProxyMode
 from mitmproxy.test import taddons, tflow
 from mitmproxy.utils import asyncio_utils
+from mitmproxy.websocket import WebSocketMessage
 
 from llmtap.lane import mitm
 
@@ -141,6 +143,12 @@ async def test_stock_still_does_not_wake_a_killed_flow() -> None:
     assert not waiting.done()
     waiting.cancel()
     assert Flow.resume is not None
+
+
+def test_an_injected_message_is_recognised() -> None:
+    message = WebSocketMessage(1, True, b"a")
+    assert mitm.injected(WebSocketMessageInjected(tflow.twebsocketflow(), message)) is message
+    assert mitm.injected(object()) is None
 
 
 async def test_connections_are_registered_where_mitmproxy_counts_them() -> None:
