@@ -5,6 +5,7 @@ Linux only, like the whole bench.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -15,12 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 TICK = os.sysconf("SC_CLK_TCK")
-
-
-def cpus() -> tuple[set[int], set[int]]:
-    """(the CPU of the server under test, those of the instruments). On one CPU they share it, and no figure means much."""
-    allowed = sorted(os.sched_getaffinity(0))
-    return {allowed[0]}, set(allowed[1:]) or {allowed[0]}
+_ALLOWED = sorted(os.sched_getaffinity(0))
+#: the server under test has this CPU for itself ...
+SERVER = {_ALLOWED[0]}
+#: ... and the instruments the others. On one CPU they share it, and no figure means much
+INSTRUMENTS = set(_ALLOWED[1:]) or SERVER
 
 
 def raise_nofile() -> int:
@@ -50,6 +50,9 @@ def spawn(
         raise_nofile()
         if nice:
             os.nice(nice)
+            # where the kernel groups processes by session, `nice` counts within a session only, and each of ours is one
+            with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as group:
+                group.write(str(nice))
 
     if log is None:
         return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=env, cwd=cwd, preexec_fn=pin, start_new_session=True)

@@ -1,4 +1,7 @@
-"""Results as tables: `python tests/bench/report.py results.json` prints the Markdown of docs/benchmarks.md."""
+"""Results as tables: `python tests/bench/report.py FILE [FILE ...]` prints the Markdown of docs/benchmarks.md.
+
+What later files have that the first has not (scenarios, memory) is added to it, with the command that made it.
+"""
 
 from __future__ import annotations
 
@@ -59,6 +62,10 @@ def table(data: Data) -> list[list[str]]:
 # ---- what the project set itself
 
 
+#: a goal that has an aim only
+NO_BOUND = (0, float("inf"))
+
+
 @dataclass(frozen=True)
 class Goal:
     """`value` finds the figure, None: not measured. `must` and `aim` are upper bounds, lower ones when `at_least`."""
@@ -75,8 +82,10 @@ class Goal:
         if value is None:
             return "not measured"
         if self.met(value, self.aim):
-            return "aim"
-        return "must" if self.met(value, self.must) else "**missed**"
+            return "aim reached"
+        if self.must in NO_BOUND:
+            return "aim missed"
+        return "reached" if self.met(value, self.must) else "**missed**"
 
     def met(self, value: float, bound: float) -> bool:
         return value >= bound if self.at_least else value <= bound
@@ -131,7 +140,7 @@ GOALS = (
 
 
 def bound(goal: Goal, value: float) -> str:
-    if value in (0, float("inf")) and goal.unit == "x":
+    if value in NO_BOUND and goal.unit == "x":
         return "–"
     return f"{'≥' if goal.at_least else '≤'} {amount(goal, value)}"
 
@@ -191,8 +200,17 @@ def markdown(data: Data) -> str:
     return f"{made}; {versions}.\n\n{markdown_table(table(data))}\n\n{listed}\n\n{markdown_table(goals(data))}\n"
 
 
+def merged(files: list[Path]) -> Data:
+    data, *more = (json.loads(path.read_text()) for path in files)
+    for other in more:
+        data["results"] = other["results"] | data["results"]
+        data["memory"] = data["memory"] or other["memory"]
+        data["command"] += f"`, `{other['command']}"
+    return dict(data)
+
+
 def main() -> int:
-    print(markdown(json.loads(Path(sys.argv[1]).read_text())), end="")
+    print(markdown(merged([Path(name) for name in sys.argv[1:]])), end="")
     return 0
 
 

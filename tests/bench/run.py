@@ -51,7 +51,7 @@ def load(target: Target, backend: Target, nice: int = 0, **job: Any) -> dict[str
         "backend": backend.port,
         **job,
     }
-    process = proc.spawn([sys.executable, str(HERE / "load.py"), json.dumps(fields)], proc.cpus()[1], nice=nice)
+    process = proc.spawn([sys.executable, str(HERE / "load.py"), json.dumps(fields)], proc.INSTRUMENTS, nice=nice)
     try:
         assert process.stdout is not None
         return dict(json.loads(process.stdout.read()))
@@ -119,7 +119,7 @@ class Bench:
 def machine() -> dict[str, Any]:
     names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
     kernel = platform.release().split("-")[0]
-    return {"cpu": names[0] if names else platform.machine(), "cpus": len(os.sched_getaffinity(0)), "kernel": kernel}
+    return {"cpu": names[0] if names else platform.machine(), "cpus": len(proc.SERVER | proc.INSTRUMENTS), "kernel": kernel}
 
 
 def versions(targets: list[Target]) -> dict[str, str]:
@@ -153,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
     if unknown := [*(set(names) - starters.keys()), *(set(wanted) - {s.key for s in SCENARIOS} - {"memory"})]:
         parser.error(f"unknown: {', '.join(unknown)}")
     mode = FULL if options.full else SHORT
-    os.sched_setaffinity(0, proc.cpus()[1])
+    os.sched_setaffinity(0, proc.INSTRUMENTS)
     proc.raise_nofile()
     not_measured: dict[str, str] = {}
     with contextlib.ExitStack() as stack:

@@ -49,7 +49,7 @@ def free_port() -> int:
 @contextlib.contextmanager
 def running_fake(nice: int = 0) -> Iterator[Target]:
     """The fake engine."""
-    process = proc.spawn([sys.executable, str(HERE.parent / "fake.py")], proc.cpus()[1], nice=nice)
+    process = proc.spawn([sys.executable, str(HERE.parent / "fake.py")], proc.INSTRUMENTS, nice=nice)
     try:
         assert process.stdout is not None
         yield Target("fake", int(process.stdout.readline()), process)
@@ -71,7 +71,7 @@ def running(
     """Start a server and wait until a chat request through it is answered. Raises CannotRun."""
     log = folder / f"{name}.log"
     try:
-        process = proc.spawn(argv, proc.cpus()[0], env=env or dict(os.environ), cwd=folder, log=log, nice=nice)
+        process = proc.spawn(argv, proc.SERVER, env=env or dict(os.environ), cwd=folder, log=log, nice=nice)
     except OSError as error:
         raise CannotRun(f"{argv[0]}: {error.strerror}") from None
     target = Target(name, port, process)
