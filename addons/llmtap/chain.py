@@ -4,6 +4,7 @@
     request          transforms (parse, usage) → routing (backend) → capture (begin) → metrics
     responseheaders  routing → tee
     response|error   tee closes → outcome → finalise, once → routing, capture (end), metrics, request log
+                     (for a websocket: `websocket_end`)
 
 mitmproxy logs an exception in a hook and lets the request pass: it fails OPEN. So every step is called from here and
 everything it raises is caught: a *policy* step fails closed (its ApiError is the answer, any other exception a 500), an
@@ -255,6 +256,8 @@ class Chain:
         ex = self._exchanges.get(flow)
         if ex is None or flow.response is None or ex.outcome != "open":
             return
+        if flow.websocket is not None and flow.response.status_code == 101:
+            return  # it has only begun: `websocket_end`
         self._run_sync("on_response", flow, ex)
         if ex.status is None:
             ex.status = flow.response.status_code
@@ -268,6 +271,33 @@ class Chain:
             self._close(flow, ex, "upstream_error", "the stream ended before it was complete")
         else:
             self._finish(flow, ex, outcome_of_status(ex.status))
+
+    def websocket_message(self, flow: http.HTTPFlow) -> None:
+        ex = self._exchanges.get(flow)
+        if ex is not None and flow.websocket is not None and not flow.websocket.messages[-1].from_client:
+            ex.chunks += 1
+            ex.reply_bytes += len(flow.websocket.messages[-1].content)
+
+    def websocket_end(self, flow: http.HTTPFlow) -> None:
+        ex = self._exchanges.get(flow)
+        socket = flow.websocket
+        if ex is None or socket is None or ex.outcome != "open":
+            return
+        if ex.failure is not None:
+            self._failed(flow, ex, ex.failure)
+        elif flow.error is not None:
+            self._close(flow, ex, "rejected", "killed in the interactive interface")
+        elif flow.response is not None and flow.response.status_code != 101:
+            ex.status = flow.response.status_code  # another addon has refused the switch
+            self._finish(flow, ex, outcome_of_status(ex.status))
+        elif socket.close_code in _CLEAN_CLOSE or (socket.closed_by_client and socket.close_code != _ABNORMAL_CLOSE):
+            self._finish(flow, ex, "ok")
+        elif not socket.closed_by_client:
+            self._close(flow, ex, "upstream_error", f"the backend ended the websocket with {socket.close_code}")
+        elif self._lane is not None and self._lane.cutting:
+            self._close(flow, ex, "lost", "the gateway stopped")
+        else:
+            self._close(flow, ex, "client_abort", "the client closed the connection")
 
     def error(self, flow: http.HTTPFlow) -> None:
         ex = self._exchanges.get(flow)
@@ -464,6 +494,9 @@ class Chain:
 
 
 _CLIENT_GONE = "Client disconnected."  # mitmproxy.proxy.layers.http._http1
+#: how a backend may end a websocket without anything being wrong: done, going away, no code given
+_CLEAN_CLOSE = (1000, 1001, 1005)
+_ABNORMAL_CLOSE = 1006  # without a close frame
 _KILLED = "Connection killed."  # mitmproxy.flow.Error.KILLED_MESSAGE
 
 

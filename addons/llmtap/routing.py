@@ -53,7 +53,10 @@ class Routing:
     def on_request(self, flow: http.HTTPFlow, ex: Exchange) -> None:
         if ex.body is not None and len(ex.body) > self._max_body:
             raise self.too_large()
-        chosen = self._backends.choose(ex.model)
+        model = ex.model
+        if model is None and ex.endpoint.name == "realtime":
+            model = flow.request.query.get("model")  # as OpenAI's clients say it
+        chosen = self._backends.choose(model)
         t = self._timeouts
         ex.plan = Plan(
             candidates=[self._targets[b.name] for b in chosen],

@@ -48,6 +48,7 @@ ENDPOINTS: dict[str, Endpoint] = {
     "/tokenize": _E("tokenize"),
     "/detokenize": _E("detokenize"),
     "/tokenizer_info": _E("tokenizer_info", methods=("GET",), json_body=False),
+    "/v1/realtime": _E("realtime", methods=("GET",), json_body=False),  # a websocket
     "/v1/models": _E("models", methods=("GET",), json_body=False),
     "/version": _E("version", methods=("GET",), json_body=False),
 }

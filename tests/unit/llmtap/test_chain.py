@@ -12,6 +12,7 @@ import yaml
 from mitmproxy import flow as mflow
 from mitmproxy import http
 from mitmproxy.test import taddons, tflow
+from mitmproxy.websocket import WebSocketData, WebSocketMessage
 
 from llmtap.assembly import Gateway, Step, steps_of
 from llmtap.chain import Chain
@@ -286,6 +287,40 @@ async def test_a_stream_cut_without_its_end_is_an_upstream_error(under: Under) -
     assert ex.outcome == "upstream_error" and ex.summary is not None and ex.summary.choices[0].content == "Hel"
 
 
+@pytest.mark.parametrize(
+    ("by_client", "code", "outcome"),
+    [
+        (True, 1000, "ok"),
+        (True, 4001, "ok"),
+        (True, 1006, "client_abort"),
+        (False, 1000, "ok"),
+        (False, 1005, "ok"),
+        (False, 1006, "upstream_error"),
+        (False, 1011, "upstream_error"),
+        (False, 4001, "upstream_error"),
+    ],
+)
+async def test_a_websocket_ends_once_and_with_its_end(under: Under, by_client: bool, code: int, outcome: str) -> None:
+    flow = post()
+    flow.request.method, flow.request.path, flow.request.content = "GET", "/v1/realtime", b""
+    under.chain.requestheaders(flow)
+    waiting = under.chain.request(flow)
+    assert waiting is None
+    flow.response = http.Response.make(101)
+    under.chain.responseheaders(flow)
+    flow.websocket = WebSocketData()
+    under.chain.response(flow)
+    assert under.recorder.ended == []
+    for from_client in (True, False, False):
+        flow.websocket.messages.append(WebSocketMessage(1, from_client, b"abc"))
+        under.chain.websocket_message(flow)
+    flow.websocket.closed_by_client, flow.websocket.close_code = by_client, code
+    under.chain.websocket_end(flow)
+    under.chain.websocket_end(flow)
+    (ex,) = under.recorder.ended
+    assert (ex.outcome, ex.status, ex.chunks, ex.reply_bytes) == (outcome, 101, 2, 6)
+
+
 def test_without_a_configuration_nothing_is_let_through() -> None:
     chain = Chain()
     flow = post()
@@ -300,5 +335,6 @@ def test_names_do_not_collide_with_hooks() -> None:
     public = {name for name in vars(Chain()) if not name.startswith("_")} | {n for n in dir(Chain) if not n.startswith("_")}
     life = {"load", "configure", "running", "done"}
     expected = life | {"requestheaders", "request", "responseheaders", "response", "error", "server_connect_error"}
+    expected |= {"websocket_message", "websocket_end"}
     assert public & set(hooks.all_hooks) == expected
     assert "addons" not in public
