@@ -223,7 +223,9 @@ _upgrades = _pick(
     b"Connection: Upgrade\r\nUpgrade: h2c", b"Connection: Upgrade\r\nUpgrade: websocket", b"Upgrade: h2c", b"Connection: Upgrade",
     b"Connection: upgrade, close\r\nUpgrade: h2c", b"Connection: close\r\nConnection: Upgrade\r\nUpgrade: h2c",
     b"Connection: Upgrade\r\nUpgrade: foo/2, h2c",
-    b"Connection: upgrade\r\nUpgrade:", b"Connection: Upgrade\r\nUpgrade: h2c\r\nUpgrade: WebSocket",
+    b"Connection: upgrade\r\nUpgrade:", 
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+    b"Connection: Upgrade\r\nUpgrade: h2c\r\nUpgrade: WebSocket",
 )  # fmt: skip
 _expects = _pick(
     b"Expect: 100-continue",

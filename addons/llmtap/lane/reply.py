@@ -17,6 +17,7 @@ from llmtap.lane.websocket import is_accepted
 _MAX_HEAD = 256 << 10
 _MAX_FIELDS = 400
 _MAX_INTERIM = 32
+_MAX_DIGITS = 40  # llhttp skips zeros without end; Python's int() does not
 _REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 
@@ -169,6 +170,9 @@ class ReplyParser:
                 self._wrong("a header name is none")
                 return False
             if kind == LENGTH:
+                if len(value) > _MAX_DIGITS:
+                    self._wrong("its content-length is absurd")
+                    return False
                 sized = True
             elif kind == CONNECTION and self.version == b"HTTP/1.0" and b"close" in value.lower():
                 self.keep_alive = False  # llhttp lets keep-alive win

@@ -119,6 +119,8 @@ def test_a_trailer_without_end_is_noticed_even_while_nobody_takes_the_body() -> 
 def test_found_by_fuzzing() -> None:
     old = parse([b"HTTP/1.0 200 OK\r\nConnection: keep-alive, close\r\nContent-Length: 0\r\n\r\n"])
     assert old.complete and not old.keep_alive, "llhttp lets keep-alive win"
+    zeros = parse([OK + b"Content-Length: " + b"0" * 5000 + b"1\r\n\r\nx"])
+    assert zeros.error is not None and not zeros.head_done, "a length that int() refuses"
     odd = parse([b"HTTP/1.1 200 a\0b\r\nContent-Length: 0\r\n\r\n"])
     assert odd.error is not None and not odd.head_done, "a status line that could not be sent on"
     parser = parse([OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"], head_only=True)
