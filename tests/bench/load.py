@@ -32,7 +32,7 @@ CHUNKED = re.compile(rb"(?i)\r\ntransfer-encoding: *chunked")
 CLOSE = re.compile(rb"(?i)\r\nconnection: *close")
 STAMP = re.compile(rb"@(\d{12,20})@")
 CHUNKS, TO_THE_END = -1, -2  # how long a reply is, when it does not say so in bytes
-FIRST_ABORT = 10_000_000  # number of the first stream that is left; the fake knows them by `max_tokens`
+FIRST_ABORT = 10_000_000  # the streams that are left are numbered from about here; the fake knows them by `max_tokens`
 LAST = b"0\r\n\r\n"  # ends a chunked reply; the fake's texts never end so
 
 
@@ -141,7 +141,8 @@ class Load:
         self.by_fd: dict[int, Connection] = {}
         self.waiting: deque[tuple[int, Connection]] = deque()  # (when, who) connects again after a failure
         self.counting = False
-        self.sent = FIRST_ABORT if job.abort else 0
+        # another number than any stream of an earlier run, whose end the fake may only now be told of
+        self.sent = FIRST_ABORT + now_ns() // 1_000_000 % 80_000 * 1000 if job.abort else 0
         self.opened = self.done = self.finished = self.marks = self.errors = self.short = 0
         self.latency: list[int] = []
         self.first: list[int] = []
@@ -358,7 +359,7 @@ class Load:
         def all_seen() -> bool:
             backend = HTTPConnection("127.0.0.1", self.job.backend, timeout=5)
             backend.request("GET", "/bench/aborts")
-            seen.update((int(number), t) for number, t in json.loads(backend.getresponse().read()).items())
+            seen.update((int(number), int(t)) for number, t in json.loads(backend.getresponse().read()).items())
             backend.close()
             return self.aborted.keys() <= seen.keys()
 

@@ -1,6 +1,6 @@
 """Results as tables: `python tests/bench/report.py FILE [FILE ...]` prints the Markdown of docs/benchmarks.md.
 
-What later files have that the first has not (scenarios, memory) is added to it, with the command that made it.
+What later files have (scenarios, memory) takes the place of what the first has; all their commands are named.
 """
 
 from __future__ import annotations
@@ -203,8 +203,8 @@ def markdown(data: Data) -> str:
 def merged(files: list[Path]) -> Data:
     data, *more = (json.loads(path.read_text()) for path in files)
     for other in more:
-        data["results"] = other["results"] | data["results"]
-        data["memory"] = data["memory"] or other["memory"]
+        data["results"] |= other["results"]
+        data["memory"] = other["memory"] or data["memory"]
         data["command"] += f"`, `{other['command']}"
     return dict(data)
 
