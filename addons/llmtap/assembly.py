@@ -50,8 +50,11 @@ def steps_of(addons: Iterable[tuple[Kind, Any]]) -> dict[str, list[Step]]:
 class Gateway:
     """Everything that is built from one configuration."""
 
-    def __init__(self, config: c.Config, own_writer: bool, view: View | None = None, view_flows: int = 0) -> None:
-        """`view`: mitmproxy's list of flows, where there is one (mitmweb, the console), and how many finished ones it keeps."""
+    def __init__(
+        self, config: c.Config, own_writer: bool, view: View | None = None, view_flows: int = 0, silent: bool = False
+    ) -> None:
+        """`view`: mitmproxy's list of flows, where there is one (mitmweb, the console), and how many finished ones it keeps.
+        `silent`: the console has the terminal, nothing may be written to it."""
         self.config = config
         self.registry = CollectorRegistry()
         self.backends = Backends([_backend(b) for b in config.backends if b.url], config.routing.policy)
@@ -64,7 +67,7 @@ class Gateway:
         if config.capture.enabled:
             self.capture = Capture(config, lambda reason, n: self.metrics.capture_dropped.labels(reason).inc(n))
             self.metrics.spool_bytes.set_function(lambda: self.capture.sink.spool_bytes if self.capture else 0)
-            self.writer = WriterProcess(config) if own_writer else None
+            self.writer = WriterProcess(config, silent) if own_writer else None
         self.routing = Routing(config, self.backends, self.backend_failed)
         addons: list[tuple[Kind, Any]] = [
             ("policy", Transforms()),
@@ -74,7 +77,7 @@ class Gateway:
         if self.capture is not None:
             addons.append(("policy" if config.capture.required else "observer", self.capture))
         addons.append(("observer", self.metrics))
-        if config.logging.request_log:
+        if config.logging.request_log and not silent:
             addons.append(("observer", RequestLog(config.logging.level, config.logging.json_format)))
         self.inspect = Inspect(view, view_flows) if view is not None else None
         if self.inspect is not None:

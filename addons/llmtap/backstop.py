@@ -27,6 +27,7 @@ class ChainLike(Protocol):
     def error(self, flow: http.HTTPFlow) -> None: ...
     def websocket_end(self, flow: http.HTTPFlow) -> None: ...
     def server_connect_error(self, data: server_hooks.ServerConnectionHookData) -> None: ...
+    def started(self) -> None: ...
     def end(self) -> None: ...
 
 
@@ -58,6 +59,9 @@ class Backstop[C: ChainLike]:
 
     def server_connect_error(self, data: server_hooks.ServerConnectionHookData) -> None:
         self.chain.server_connect_error(data)
+
+    def running(self) -> None:
+        self.chain.started()  # last of all addons
 
     def done(self) -> None:
         self.chain.end()

@@ -150,9 +150,11 @@ class WriterProcess:
     """`llmtap ingest --follow` as a child of a gateway that runs without the launcher.
 
     It notices our end by its standard input and makes a last pass, so nothing captured waits for the next start.
+    `silent`: the terminal is somebody's screen.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, silent: bool = False) -> None:
+        self._out = subprocess.DEVNULL if silent else None
         self._argv = [
             sys.executable,
             "-m",
@@ -173,7 +175,9 @@ class WriterProcess:
         env = {**os.environ, "PYTHONPATH": os.pathsep.join([*roots, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
         try:
             # a session of its own: Ctrl-C in the terminal must not take it before its last pass
-            self._child = subprocess.Popen(self._argv, stdin=subprocess.PIPE, env=env, start_new_session=True)
+            self._child = subprocess.Popen(
+                self._argv, stdin=subprocess.PIPE, stdout=self._out, stderr=self._out, env=env, start_new_session=True
+            )
         except OSError as error:
             log.error("llmtap: the writer could not be started: %s; captures stay in the spool", error)
 

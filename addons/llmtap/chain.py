@@ -72,6 +72,7 @@ class Chain:
         self._lane: Lane | None = None  # None: one of mitmproxy's stock modes was asked for
         self._held = False
         self._running = False
+        self._started = asyncio.Event()
         self._unloaded = False  # the script is gone: what runs is finished, what is new is refused
         self._draining: asyncio.Task[None] | None = None
         self._idle: asyncio.Event | None = None
@@ -89,7 +90,8 @@ class Chain:
         try:
             config = settings.load_config(ctx.options, settings.environment(), Path.cwd())
             view = ctx.master.addons.get("view")
-            self._gateway = Gateway(config, ctx.options.llmtap_writer, view, ctx.options.llmtap_view_flows)
+            flows = ctx.options.llmtap_view_flows
+            self._gateway = Gateway(config, ctx.options.llmtap_writer, view, flows, silent=stock.in_console())
         except (ConfigError, SpoolError) as error:
             # no traceback for a user's mistake; an error logged while mitmproxy starts ends it with status 1
             for line in str(error).splitlines():
@@ -115,7 +117,8 @@ class Chain:
             if "web_columns" in opts and list(opts.web_columns) == list(opts.default("web_columns")):
                 changes["web_columns"] = [*opts.web_columns, "comment"]
         if list(opts.mode) == settings.DEFAULT_MODE:
-            changes["mode"] = [default_mode(config.server.host, config.server.port)]
+            host, port = opts.listen_host or config.server.host, opts.listen_port or config.server.port
+            changes["mode"] = [default_mode(host, port)]
             limits = LaneLimits(max_body_bytes=config.server.max_body_mb << 20, drain_s=config.server.drain_timeout_s)
             self._lane = install(
                 plans=self._plans,
@@ -123,6 +126,7 @@ class Chain:
                 failing=self._failing,
                 last_words=self._lane_last_words,
                 limits=limits,
+                before_replay=self._replayable,
             )
         else:
             if config.timeouts != Timeouts() or config.routing.retries != Routing().retries:
@@ -151,6 +155,16 @@ class Chain:
         if self._lane is None:
             stock.on_terminate(self._terminate)  # the lane drains by itself
         return stock.open_listeners() if self._held else None
+
+    def started(self) -> None:
+        """Every addon of this mitmproxy is running."""
+        self._started.set()
+
+    async def _replayable(self) -> None:
+        """`-C` replays while mitmproxy is starting: not before its addons run and backends have been looked at."""
+        await self._started.wait()
+        while self._gateway is not None and any(backend.state == "unknown" for backend in self._gateway.backends):
+            await asyncio.sleep(0.02)
 
     def _terminate(self) -> None:
         """SIGTERM or Ctrl-C: no new connections, running requests to their end, then the end. A second signal ends at once."""

@@ -100,7 +100,7 @@ class Exchange:
     @property
     def attempts(self) -> int:
         """How often a backend was asked."""
-        if self.plan is not None and self.plan.attempts:
+        if self.plan is not None and (self.lane or self.plan.attempts):
             return self.plan.attempts
         return 1 if self.forwarded is not None else 0
 

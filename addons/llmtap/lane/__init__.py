@@ -10,7 +10,7 @@ HTTP/2 (use a stock mode). Importing this package registers the mode `gateway`.
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 
 from mitmproxy import ctx, http
 from mitmproxy.master import Master
@@ -30,14 +30,16 @@ def install(
     failing: Failing | None = None,
     limits: LaneLimits | None = None,
     last_words: LastWords | None = None,
+    before_replay: Callable[[], Awaitable[None]] | None = None,
     reuse_port: bool = False,
     master: Master | None = None,
 ) -> Lane:
     """Set up (or set anew) the lane of this mitmproxy; call from `load` or later, inside the event loop.
 
     `plans`: weakly keyed, read after the `request` hook. `answer`: an error → the whole response. `failing`: told of an error
-    before the `error` hook fires, which knows its message only. `last_words`: the end of a
-    stream that broke, given its last bytes; the default knows the three dialects. Other `limits` later: `lane.set_limits`.
+    before the `error` hook fires, which knows its message only. `last_words`: the end of a stream that broke, given its last
+    bytes; the default knows the three dialects. `before_replay`: awaited before a replay goes out. Other `limits` later:
+    `lane.set_limits`.
     """
     lane = lane_of(master or ctx.master)
     replay_with(_replay)
@@ -49,6 +51,7 @@ def install(
         lane.set_limits(limits)
     if last_words is not None:
         lane.last_words = last_words
+    lane.before_replay = before_replay
     lane.reuse_port = reuse_port
     return lane
 

@@ -50,6 +50,7 @@ class Lane:
         self.plans: MutableMapping[http.HTTPFlow, Plan] = weakref.WeakKeyDictionary()
         self.answer: Answer = plain_answer
         self.failing: Failing = lambda flow, error: None
+        self.before_replay: Callable[[], Awaitable[None]] | None = None
         self.cutting = False  # a drain has run out of time: clients go because we do
         self.last_words: LastWords = last_words
         self.reuse_port = False

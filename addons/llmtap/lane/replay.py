@@ -28,6 +28,8 @@ class Replay:
 
     async def replay(self) -> None:
         """To the end of the exchange. `flow` has been prepared: no response, no error, `is_replay` set."""
+        if self._lane.before_replay is not None:
+            await self._lane.before_replay()
         flow = self._flow
         data = flow.request.data
         data.timestamp_start = time.time()

@@ -1,8 +1,10 @@
 """What has to be bent in mitmproxy's stock modes: who listens, and what an error answer looks like.
 
 **Listeners.** mitmproxy loads scripts after it has begun to open its listener, by default an open proxy on all interfaces.
-`hold_listeners` stops that before the socket exists, `open_listeners` opens those of the options as they are then.
-Private API touched: the task named `setup_servers`, `Proxyserver.servers`, `Servers.update`, `Servers._instances`.
+`hold_listeners` stops that before the socket exists, or where it exists already (an IP address needs no lookup) before it serves
+anybody; `open_listeners` opens those of the options as they are then.
+Private API touched: the task named `setup_servers`, `Proxyserver.servers`, `Servers.update`, `Servers._instances`,
+`ServerInstance.make_top_layer`.
 
 **Errors.**
 
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,7 +27,7 @@ from typing import Any
 from mitmproxy import ctx, http
 from mitmproxy.connection import ConnectionState
 from mitmproxy.net.http import http1
-from mitmproxy.proxy import commands, mode_specs
+from mitmproxy.proxy import commands, events, layer, mode_specs
 from mitmproxy.proxy.layers.http import _http1
 from mitmproxy.proxy.layers.http._events import ResponseProtocolError
 
@@ -42,21 +45,51 @@ def hold_listeners() -> bool:
     proxyserver = ctx.master.addons.get("proxyserver")
     for task in asyncio.all_tasks():
         if task.get_name().startswith("setup_servers") and not task.done() and proxyserver is not None:
-            task.cancel()  # it waits for a name lookup: no socket exists yet
-            proxyserver.servers._instances = {}
+            instances = proxyserver.servers._instances
+            if any(_is_address(mode.listen_host(ctx.options.listen_host)) for mode in instances):
+                # cancelled now, it would forget the socket, which would listen for ever
+                for instance in instances.values():
+                    instance.make_top_layer = _Closed
+            else:
+                task.cancel()
+                proxyserver.servers._instances = {}
             return True
     return False
 
 
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+class _Closed(layer.Layer):
+    """A connection that came too early: its first bytes end it (mitmproxy cannot close one that is just starting)."""
+
+    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if isinstance(event, events.ConnectionEvent):
+            yield commands.CloseConnection(self.context.client)
+
+
 async def open_listeners() -> None:
     """Open the listeners of the options as they are now. A failure is logged as an error, which ends a starting mitmproxy."""
-    await ctx.master.addons.get("proxyserver").servers.update([mode_specs.ProxyMode.parse(m) for m in ctx.options.mode])
+    servers = ctx.master.addons.get("proxyserver").servers
+    for instance in servers._instances.values():
+        vars(instance).pop("make_top_layer", None)
+    await servers.update([mode_specs.ProxyMode.parse(m) for m in ctx.options.mode])
+
+
+def in_console() -> bool:
+    """Whether this is mitmproxy's console, which draws on the whole terminal."""
+    return hasattr(ctx.master, "prompt_for_exit")
 
 
 def on_terminate(call: Callable[[], None]) -> None:
     """Call this on SIGTERM, and on SIGINT unless mitmproxy asks the user first (the console does)."""
     loop = asyncio.get_running_loop()
-    signals = [signal.SIGTERM] if hasattr(ctx.master, "prompt_for_exit") else [signal.SIGTERM, signal.SIGINT]
+    signals = [signal.SIGTERM] if in_console() else [signal.SIGTERM, signal.SIGINT]
     for number in signals:
         # replaces mitmproxy's own; where loops know no signals (Windows), or off the main thread, that one stays
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):

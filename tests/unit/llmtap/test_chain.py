@@ -125,7 +125,7 @@ async def test_a_request_passes_all_phases_in_order(under: Under) -> None:
     ex = under.recorder.ended[0]
     assert ex.outcome == "ok" and ex.backend == "a" and ex.forwarded is not None
     assert flow.response is not None and flow.response.headers["x-request-id"] == ex.uid
-    assert flow.response.headers["x-llmtap-backend"] == "a" and flow.response.headers["x-llmtap-attempts"] == "1"
+    assert flow.response.headers["x-llmtap-backend"] == "a" and flow.response.headers["x-llmtap-attempts"] == "0"
     assert [r["t"] for r in under.records()] == ["begin", "end"]
 
 

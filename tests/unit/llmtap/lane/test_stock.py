@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import inspect
 
-from mitmproxy import http
+from mitmproxy import http, options
 from mitmproxy.addons import proxyserver
+from mitmproxy.proxy import commands, events
+from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import _http1
 from mitmproxy.proxy.layers.http._events import ErrorCode, ResponseProtocolError
+from mitmproxy.proxy.mode_servers import ServerInstance
+from mitmproxy.test import tflow
 
 from llmtap.lane import stock
 
@@ -60,3 +64,16 @@ def test_messages_the_chain_reads() -> None:
     assert flow.Error.KILLED_MESSAGE == "Connection killed."
     assert "Client disconnected." in inspect.getsource(_http1)
     assert "server closed connection" in inspect.getsource(_http1)
+
+
+def test_a_connection_that_comes_too_early_is_closed() -> None:
+    assert list(inspect.signature(ServerInstance.make_top_layer).parameters) == ["self", "context"]
+    early = stock._Closed(Context(tflow.tclient_conn(), options.Options()))
+    assert list(early.handle_event(events.Start())) == []
+    (command,) = early.handle_event(events.DataReceived(early.context.client, b"GET / HTTP/1.1\r\n\r\n"))
+    assert isinstance(command, commands.CloseConnection) and command.connection is early.context.client
+
+
+def test_which_hosts_are_bound_without_a_lookup() -> None:
+    assert stock._is_address("127.0.0.1") and stock._is_address("::1")
+    assert not stock._is_address("") and not stock._is_address("localhost")
