@@ -156,7 +156,9 @@ class Bench:
 
     @contextlib.asynccontextmanager
     async def running(self, nginx: bool = True, mitmproxy: bool = False) -> AsyncIterator[Bench]:
-        logging.getLogger("llmtap.lane").setLevel(logging.CRITICAL)
+        log = logging.getLogger("llmtap.lane")
+        level = log.level
+        log.setLevel(logging.CRITICAL)
         limits = Limits(head_timeout_s=WAIT_S, body_timeout_s=WAIT_S, keepalive_timeout_s=WAIT_S, linger_s=0.05)
         processes: list[asyncio.subprocess.Process] = []
         for slot in range(self.slots):
@@ -173,6 +175,7 @@ class Bench:
                 self._addon.lane = lane
                 yield self
         finally:
+            log.setLevel(level)
             for process in processes:
                 process.terminate()
                 await process.wait()
