@@ -45,7 +45,7 @@ integration: venv ## real processes
 	$(PYTEST) tests/integration tests/browser -n 2 -q
 
 faults: venv ## kills, full disks, cut connections
-	$(PYTEST) tests/faults -q
+	$(PYTEST) tests/faults -n 2 -q
 
 # the lowest Python with the lowest direct dependencies we promise to work with
 test-312: venv
