@@ -50,7 +50,8 @@ class Listed:
 
 
 @pytest.fixture
-def context() -> object:
+async def context() -> object:
+    # on the loop: mitmproxy's master would make, and never close, one of its own
     with taddons.context() as context:
         yield context
 
@@ -62,7 +63,7 @@ def test_one_line() -> None:
     assert summary(failed).startswith("upstream_error · evil�model@a") and summary(failed).endswith(" · connection_refused")
 
 
-def test_comments_and_marks_follow_the_exchange_and_leave_a_persons_alone(context: object) -> None:
+async def test_comments_and_marks_follow_the_exchange_and_leave_a_persons_alone(context: object) -> None:
     listed = Listed(0)
     flow, own = tflow.tflow(live=True), tflow.tflow(live=True)
     own.comment, own.marked = "look at this", ":cat:"
