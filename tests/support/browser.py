@@ -87,6 +87,15 @@ class Browser:
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
+    def replace_text(self, element: str, text: str) -> None:
+        """Types over all the text of a field or editor; `element` is a JavaScript expression."""
+        self._call("Emulation.setFocusEmulationEnabled", enabled=True)
+        self.run(f"(e => {{ e.focus(); e.select ? e.select() : getSelection().selectAllChildren(e); }})({element})")
+        if text:
+            self._call("Input.insertText", text=text)
+        else:
+            self.run("document.execCommand('delete')")
+
     def screenshot(self, path: Path) -> None:
         """The window as PNG."""
         path.write_bytes(base64.b64decode(self._call("Page.captureScreenshot", format="png")["data"]))
