@@ -440,6 +440,7 @@ class Relay:
         self._show()
         if message is not None and flow.error is None:
             flow.error = Error(message)
+        flow.intercepted = False  # else a flow that is held when the process ends would wait again, now for ever
         if not self._ended:
             self._ended = True
             if (waiting := self._fire("error", flow)) is not None:

@@ -224,3 +224,20 @@ async def test_a_kill_ends_a_request_that_is_not_held(streaming: bool) -> None:
         await asyncio.wait_for(closed.wait(), 10)
         assert await peer.rest() == b""
         assert lane.rec.events.count("error") == 1 and "response" not in lane.rec.events
+
+
+async def test_the_end_of_the_process_ends_a_held_request() -> None:
+    class Hold:
+        name = "test.hold"
+
+        def request(self, flow: http.HTTPFlow) -> None:
+            flow.intercept()
+
+    async with running_lane(Hold()) as lane:
+        peer = await lane.connect()
+        peer.send(post(b"{}"))
+        await lane.rec.seen("request")
+        (task,) = lane.lane._tasks
+        task.cancel()
+        await asyncio.wait_for(asyncio.wait([task]), 10)
+        assert task.done() and lane.rec.events.count("error") == 1 and not lane.rec.flows[0].intercepted
