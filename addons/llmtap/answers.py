@@ -37,13 +37,20 @@ def last_words(ex: Exchange) -> bytes:
 
 
 def own_headers(headers: http.Headers, ex: Exchange) -> None:
-    """Set the x-request-id and x-llmtap-* headers of a reply."""
-    headers["x-request-id"] = ex.client_request_id
+    """Set the x-request-id and x-llmtap-* headers of a reply; a backend's own of these names go."""
+    own = [
+        (b"x-request-id", ex.client_request_id.encode("ascii")),
+        (b"x-llmtap-cache", b"bypass"),
+        (b"x-llmtap-queue-ms", b"%.1f" % (ex.queue_s * 1000)),
+        (b"x-llmtap-attempts", b"%d" % ex.attempts),
+    ]
     if ex.backend is not None:
-        headers["x-llmtap-backend"] = ex.backend
-    headers["x-llmtap-cache"] = "bypass"
-    headers["x-llmtap-queue-ms"] = f"{ex.queue_s * 1000:.1f}"
-    headers["x-llmtap-attempts"] = str(ex.attempts)
+        own.append((b"x-llmtap-backend", ex.backend.encode()))
+    kept = [field for field in headers.fields if field[0].lower() not in _OWN]
+    headers.fields = (*kept, *own)
+
+
+_OWN = frozenset((b"x-request-id", b"x-llmtap-backend", b"x-llmtap-cache", b"x-llmtap-queue-ms", b"x-llmtap-attempts"))
 
 
 def plain_failure(message: str) -> str:

@@ -22,7 +22,6 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
 
 from mitmproxy import ctx, http
 from mitmproxy.addonmanager import Loader
@@ -32,6 +31,7 @@ from llmtap import settings
 from llmtap.answers import error_response, last_words, own_headers, plain_failure
 from llmtap.assembly import Gateway, Step
 from llmtap.backstop import Backstop
+from llmtap.core.attached import Attached
 from llmtap.core.config import Config, Routing, Timeouts
 from llmtap.core.endpoints import canonical_path
 from llmtap.core.errors import (
@@ -64,11 +64,11 @@ class Chain:
     def __init__(self) -> None:
         self._gateway: Gateway | None = None
         self._endpoints: Endpoints | None = None
-        self._exchanges: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
+        self._exchanges: Attached[http.HTTPFlow, Exchange] = Attached("exchange")
         self._live: dict[Exchange, http.HTTPFlow] = {}
-        self._answers: WeakKeyDictionary[http.Request, Exchange] = WeakKeyDictionary()
-        self._plans: WeakKeyDictionary[http.HTTPFlow, Plan] = WeakKeyDictionary()
-        self._own: WeakSet[http.HTTPFlow] = WeakSet()  # answered by our own endpoints: no exchanges
+        self._answers: Attached[http.Request, Exchange] = Attached("exchange")
+        self._plans: Attached[http.HTTPFlow, Plan] = Attached("plan")
+        self._own: Attached[http.HTTPFlow, bool] = Attached("own answer")  # by our own endpoints: no exchanges
         self._lane: Lane | None = None  # None: one of mitmproxy's stock modes was asked for
         self._held = False
         self._running = False
@@ -207,17 +207,17 @@ class Chain:
         if (known is not None and known.outcome == "open") or (flow.response is not None and flow in self._own):
             return
         if flow.is_replay:
-            self._own.discard(flow)
+            self._own.pop(flow)
         gateway = self._gateway
         if gateway is None or self._endpoints is None or self._unloaded:
-            self._own.add(flow)
+            self._own[flow] = True
             flow.response = error_response(InternalError("the gateway is not ready"), None, flow.request)
             return
         path = canonical_path(flow.request.path)
         if path is not None:
             own = self._endpoints.answer(flow.request, path)
             if own is not None:
-                self._own.add(flow)
+                self._own[flow] = True
                 if gateway.inspect is not None:
                     gateway.inspect.own_answer(flow)
                 flow.response = own

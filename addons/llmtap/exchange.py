@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ulid import ULID
+from mitmproxy import http
 
 from llmtap.core.endpoints import Endpoint
 from llmtap.core.errors import ApiError, Dialect, NoHealthyBackend, UpstreamFailed, UpstreamTimeout
+from llmtap.core.headers import Fields, by_name
+from llmtap.core.ids import new_ulid
 from llmtap.core.plan import Plan
 from llmtap.core.record import Outcome, Summary
 from llmtap.wire.request import ParsedRequest
@@ -33,49 +34,42 @@ class TeeLike(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass(slots=True, weakref_slot=True, eq=False)
 class Exchange:
-    """The state of one request. Fields are filled in the order of a request's life; None means "not known (yet)"."""
+    """The state of one request. Fields are filled in the order of a request's life; None means "not known (yet)".
+
+    What has its first value for most of its life is a class attribute: nothing is stored for it.
+    """
 
     # the head
-    method: str
-    path: str  # canonical path when there is one, else as sent; never the query
-    endpoint: Endpoint
-    dialect: Dialect
-    client_ip: str
     request_id: str | None = None
     user_agent: str | None = None
     session_hint: str | None = None
     tags: list[str] | None = None
     metadata: dict[str, Any] | None = None
     key_name: str | None = None
-    lane: bool = False  # the gateway lane carries it: the plan is carried out, keys of backends are put on there
-    uid: str = field(default_factory=lambda: str(ULID()))
-    started: float = field(default_factory=time.monotonic)
-    started_us: int = field(default_factory=lambda: time.time_ns() // 1000)
+    lane = False  # the gateway lane carries it: the plan is carried out, keys of backends are put on there
     # the body
     body: bytes | None = None  # as received
     received: float | None = None  # the whole request had arrived
     parsed: ParsedRequest | None = None
-    usage_injected: bool = False
+    usage_injected = False
     # routing
     plan: Plan | None = None
     backend: str | None = None
     forwarded: float | None = None
-    queue_s: float = 0.0
+    queue_s = 0.0
     # the reply
     refusal: ApiError | None = None  # answered by us
-    replied: bool = False  # the reply's head has been through the addons
+    replied = False  # the reply's head has been through the addons
     status: int | None = None
-    content_type: str = ""
+    content_type = ""
     summary: Summary | None = None
     tee: TeeLike | None = None
     reply_body: bytes | None = None  # kept only where no decoder understands it
     first_content: float | None = None
     last_chunk: float | None = None
-    deltas: list[int] = field(default_factory=list)  # gaps between content events in 0.1 ms, the first from `started`
-    chunks: int = 0
-    reply_bytes: int = 0
+    chunks = 0
+    reply_bytes = 0
     failure: ApiError | None = None  # why it could not be carried out (told by the lane)
     upstream_failure: str | None = None  # why the flow ended in `error`, in mitmproxy's words
     # the end
@@ -83,6 +77,29 @@ class Exchange:
     finished: float | None = None
     error_type: str | None = None
     error_message: str | None = None
+
+    _fields: Fields | None = None
+    _headers: dict[bytes, bytes]
+
+    def __init__(self, method: str, path: str, endpoint: Endpoint, dialect: Dialect, client_ip: str) -> None:
+        """`path`: the canonical path where there is one, else as sent; never the query."""
+        self.method = method
+        self.path = path
+        self.endpoint = endpoint
+        self.dialect: Dialect = dialect
+        self.client_ip = client_ip
+        self.uid = new_ulid()
+        self.started = time.monotonic()
+        self.started_us = time.time_ns() // 1000
+        self.deltas: list[int] = []  # gaps between content events in 0.1 ms, the first from `started`
+
+    def headers(self, request: http.Request) -> dict[bytes, bytes]:
+        """The request's headers by lower-cased name; read anew only when somebody has changed them."""
+        fields = request.data.headers.fields
+        if fields is not self._fields:
+            self._fields = fields
+            self._headers = by_name(fields)
+        return self._headers
 
     @property
     def client_request_id(self) -> str:

@@ -8,6 +8,7 @@ from mitmproxy import http
 
 from llmtap.core.endpoints import OTHER, endpoint_of
 from llmtap.core.errors import BadRequest, dialect_of
+from llmtap.core.headers import text
 from llmtap.exchange import Exchange
 
 
@@ -17,27 +18,23 @@ def open_exchange(flow: http.HTTPFlow, path: str | None) -> Exchange:
     shown = path if path is not None else request.path.partition("?")[0][:200]
     endpoint = endpoint_of(path) if path is not None else None
     peer = flow.client_conn.peername
-    ex = Exchange(
-        method=request.method,
-        path=shown,
-        endpoint=endpoint or OTHER,
-        dialect=dialect_of(shown),
-        client_ip=peer[0] if peer else "",
-        user_agent=request.headers.get("user-agent"),
-        session_hint=request.headers.get("x-session-id"),
-    )
-    given = request.headers.get("x-request-id", "")
-    if given and len(given) <= 128 and all(0x21 <= ord(c) <= 0x7E for c in given):
-        ex.request_id = given
+    ex = Exchange(request.method, shown, endpoint or OTHER, dialect_of(shown), peer[0] if peer else "")
+    headers = ex.headers(request)
+    ex.user_agent = text(headers.get(b"user-agent"))
+    ex.session_hint = text(headers.get(b"x-session-id"))
+    given = headers.get(b"x-request-id")
+    if given and len(given) <= 128 and all(0x21 <= c <= 0x7E for c in given):
+        ex.request_id = given.decode("ascii")
     return ex
 
 
 def read_own_headers(request: http.Request, ex: Exchange) -> None:
     """`x-llmtap-tags` and `x-llmtap-metadata`. Raises BadRequest."""
-    tags = request.headers.get("x-llmtap-tags")
+    headers = ex.headers(request)
+    tags = text(headers.get(b"x-llmtap-tags"))
     if tags:
         ex.tags = [t for t in (tag.strip() for tag in tags.split(",")) if t]
-    metadata = request.headers.get("x-llmtap-metadata")
+    metadata = headers.get(b"x-llmtap-metadata")
     if metadata:
         try:
             parsed = json.loads(metadata)

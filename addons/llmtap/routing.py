@@ -13,12 +13,15 @@ from mitmproxy import http
 from llmtap.core.config import Config
 from llmtap.core.endpoints import OTHER
 from llmtap.core.errors import BadRequest, NotFound, TooLarge
+from llmtap.core.headers import changed
 from llmtap.core.plan import FailureReason, Plan, Target
 from llmtap.exchange import Exchange
 from llmtap.policy.backends import Backend, Backends
 
 #: request headers that are ours: obeyed or recorded, never forwarded
-_OURS = ("x-llmtap-tags", "x-llmtap-metadata", "x-llmtap-cache", "x-llmtap-capture", "x-session-id")
+_OURS: dict[bytes, bytes | None] = dict.fromkeys(
+    (b"x-llmtap-tags", b"x-llmtap-metadata", b"x-llmtap-cache", b"x-llmtap-capture", b"x-session-id")
+)
 Failed = Callable[[str, FailureReason], None]
 
 
@@ -43,7 +46,7 @@ class Routing:
             raise BadRequest(
                 f"{ex.method} is not allowed on {ex.path}; use {' or '.join(ex.endpoint.methods)}", code="method_not_allowed"
             )
-        declared = flow.request.headers.get("content-length")
+        declared = ex.headers(flow.request).get(b"content-length")
         if declared is not None and declared.isdigit() and int(declared) > self._max_body:
             raise self.too_large()
 
@@ -65,7 +68,7 @@ class Routing:
             first_byte_s=t.first_byte_s,
             idle_s=t.idle_s,
             total_s=t.total_s,
-            on_failure=lambda target, reason: self._failed(target.backend, reason),
+            on_failure=self._target_failed,
         )
         self._take(ex, chosen[0].name)
         self._prepare(flow, ex, ex.plan.candidates[0])
@@ -79,6 +82,9 @@ class Routing:
     def on_finish(self, flow: http.HTTPFlow, ex: Exchange) -> None:
         self._release(ex)
 
+    def _target_failed(self, target: Target, reason: FailureReason) -> None:
+        self._failed(target.backend, reason)
+
     def _take(self, ex: Exchange, backend: str) -> None:
         ex.backend = backend
         self._backends[backend].in_flight += 1
@@ -88,25 +94,21 @@ class Routing:
             self._backends[ex.backend].in_flight -= 1
 
     def _prepare(self, flow: http.HTTPFlow, ex: Exchange, target: Target) -> None:
-        request = flow.request
-        for header in _OURS:
-            request.headers.pop(header, None)
+        data = flow.request.data
+        headers = ex.headers(flow.request)
         # what comes back must be readable by the decoders
-        request.headers["accept-encoding"] = "identity"
-        request.headers["x-request-id"] = ex.client_request_id
+        changes = _OURS | {b"accept-encoding": b"identity", b"x-request-id": ex.client_request_id.encode("ascii")}
         if target.headers:
             # the backend has a key of its own: the client's is none of its business
-            request.headers.pop("authorization", None)
-            request.headers.pop("x-api-key", None)
-        elif "authorization" not in request.headers and (key := request.headers.get("x-api-key")):
-            request.headers["authorization"] = f"Bearer {key}"  # vLLM reads no other form
-        if ex.lane:
-            return  # address, Host and the backend's key are put on the wire there, for whichever backend it tries
-        for name, value in target.headers:
-            request.headers[name.decode()] = value.decode()
-        data = request.data
-        data.host, data.port, data.scheme = target.host, target.port, b"https" if target.tls else b"http"
-        request.headers["host"] = target.host_header.decode()
+            changes[b"authorization"] = changes[b"x-api-key"] = None
+        elif b"authorization" not in headers and (key := headers.get(b"x-api-key")):
+            changes[b"authorization"] = b"Bearer " + key  # vLLM reads no other form
+        if not ex.lane:
+            # the lane puts address, Host and the backend's key on the wire, for whichever backend it tries
+            changes |= target.headers
+            changes[b"host"] = target.host_header
+            data.host, data.port, data.scheme = target.host, target.port, b"https" if target.tls else b"http"
+        data.headers.fields = changed(data.headers.fields, changes)
 
 
 def _target(backend: Backend) -> Target:

@@ -13,6 +13,7 @@ from mitmproxy import http
 
 from llmtap.core.endpoints import OTHER
 from llmtap.core.errors import WireError
+from llmtap.core.headers import by_name, text
 from llmtap.exchange import Exchange
 from llmtap.wire.decode import Decoder, decoder_for
 from llmtap.wire.withhold import UsageFilter
@@ -37,7 +38,7 @@ class Tee:
         on_error: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
-        self._ex = ex
+        self._ex: Exchange | None = ex  # until the end: the exchange knows its tee, and a cycle would wait for the collector
         self._decoder = decoder
         self._filter = usage_filter
         self._on_error = on_error
@@ -78,6 +79,8 @@ class Tee:
 
     def _learn(self, data: bytes, now: float) -> None:
         ex = self._ex
+        if ex is None:
+            return
         ex.chunks += 1
         ex.reply_bytes += len(data)
         ex.last_chunk = now
@@ -98,17 +101,23 @@ class Tee:
 
     def close(self) -> None:
         """The reply has ended, cleanly or not: let the decoder finish what it has. Safe to call twice."""
+        ex = self._ex
+        if ex is None:
+            return
         if not self._failed:
             try:
                 self._decoder.close()
             except Exception as error:
                 self._fail(error)
-        self._ex.summary = self._decoder.summary
+        ex.summary = self._decoder.summary
+        self._ex = None
 
     def _fail(self, error: Exception) -> None:
         self._failed = True
-        self._ex.summary = self._decoder.summary
-        if not isinstance(error, WireError) or self._ex.status == 200:
+        ex = self._ex
+        if ex is not None:
+            ex.summary = self._decoder.summary
+        if not isinstance(error, WireError) or (ex is not None and ex.status == 200):
             self._on_error()
 
     def held(self) -> bytes:
@@ -131,14 +140,15 @@ class TeeInstaller:
         if response is None or ex.refusal is not None:
             return
         ex.status = response.status_code
-        ex.content_type = response.headers.get("content-type", "")
+        headers = by_name(response.data.headers.fields)
+        ex.content_type = text(headers.get(b"content-type")) or ""
         kind = ex.content_type.partition(";")[0].strip().lower()
         decoder = decoder_for(ex.endpoint.name, ex.content_type, response.status_code)
         usage_filter = None
         if ex.usage_injected and kind == "text/event-stream":
             usage_filter = UsageFilter(self._fingerprints.get(ex.backend or ""))
         ex.tee = Tee(ex, decoder, usage_filter, self._on_error, self._clock)
-        if kind.startswith(_STREAMED) or (ex.stream and "content-length" not in response.headers):
+        if kind.startswith(_STREAMED) or (ex.stream and b"content-length" not in headers):
             response.stream = ex.tee
 
     def on_response(self, flow: http.HTTPFlow, ex: Exchange) -> None:

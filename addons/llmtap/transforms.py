@@ -9,6 +9,7 @@ from __future__ import annotations
 from mitmproxy import http
 
 from llmtap.core.errors import BadRequest, WireError
+from llmtap.core.headers import changed
 from llmtap.exchange import Exchange
 from llmtap.wire import request as wire_request
 
@@ -23,14 +24,17 @@ class Transforms:
     def on_request(self, flow: http.HTTPFlow, ex: Exchange) -> None:
         if not ex.endpoint.json_body or ex.method == "OPTIONS":  # a browser's preflight has no body
             return
-        content_type = flow.request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if content_type and content_type != "application/json" and not content_type.endswith("+json"):
-            raise BadRequest(f"content-type must be application/json, not {content_type[:80]!r}", param="content-type")
+        content_type = ex.headers(flow.request).get(b"content-type")
+        if content_type and content_type != b"application/json":
+            kind = content_type.decode("utf-8", "replace").partition(";")[0].strip().lower()
+            if kind and kind != "application/json" and not kind.endswith("+json"):
+                raise BadRequest(f"content-type must be application/json, not {kind[:80]!r}", param="content-type")
         try:
             ex.parsed = wire_request.parse(ex.endpoint.name, ex.body or b"")
         except WireError as error:
             raise BadRequest(str(error)) from None
         if ex.endpoint.name in _USAGE_ENDPOINTS and ex.parsed.stream and not ex.parsed.wants_usage:
-            flow.request.data.content = wire_request.inject_usage(ex.parsed, ex.body or b"")
-            flow.request.headers["content-length"] = str(len(flow.request.data.content))
+            data = flow.request.data
+            data.content = body = wire_request.inject_usage(ex.parsed, ex.body or b"")
+            data.headers.fields = changed(data.headers.fields, {b"content-length": b"%d" % len(body)})
             ex.usage_injected = True

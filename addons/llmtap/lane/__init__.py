@@ -10,13 +10,12 @@ HTTP/2 (use a stock mode). Importing this package registers the mode `gateway`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 
 from mitmproxy import ctx, http
 from mitmproxy.master import Master
 
-from llmtap.core.plan import Plan
-from llmtap.lane.lane import Answer, Failing, Lane, LastWords, existing_lane, lane_of
+from llmtap.lane.lane import Answer, Failing, Lane, LastWords, Plans, existing_lane, lane_of
 from llmtap.lane.limits import LaneLimits
 from llmtap.lane.mitm import replay_with, uvloop_loop_factory
 from llmtap.lane.mode import default_mode
@@ -25,7 +24,7 @@ from llmtap.lane.replay import Replay
 
 def install(
     *,
-    plans: MutableMapping[http.HTTPFlow, Plan],
+    plans: Plans,
     answer: Answer,
     failing: Failing | None = None,
     limits: LaneLimits | None = None,
@@ -36,7 +35,7 @@ def install(
 ) -> Lane:
     """Set up (or set anew) the lane of this mitmproxy; call from `load` or later, inside the event loop.
 
-    `plans`: weakly keyed, read after the `request` hook. `answer`: an error → the whole response. `failing`: told of an error
+    `plans`: read after the `request` hook. `answer`: an error → the whole response. `failing`: told of an error
     before the `error` hook fires, which knows its message only. `last_words`: the end of a stream that broke, given its last
     bytes; the default knows the three dialects. `before_replay`: awaited before a replay goes out. Other `limits` later:
     `lane.set_limits`.
@@ -61,4 +60,4 @@ def _replay(flow: http.HTTPFlow) -> Replay | None:
     return Replay(lane, flow) if lane is not None else None
 
 
-__all__ = ["Answer", "Failing", "Lane", "LaneLimits", "LastWords", "default_mode", "install", "uvloop_loop_factory"]
+__all__ = ["Answer", "Failing", "Lane", "LaneLimits", "LastWords", "Plans", "default_mode", "install", "uvloop_loop_factory"]

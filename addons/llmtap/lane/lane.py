@@ -6,13 +6,14 @@ import asyncio
 import logging
 import ssl
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol
 
 from mitmproxy import http
 from mitmproxy.master import Master
 from mitmproxy.proxy.mode_specs import ProxyMode
 
+from llmtap.core.attached import Attached
 from llmtap.core.errors import ApiError, dialect_of, error_body
 from llmtap.core.plan import Plan
 from llmtap.lane import mitm
@@ -32,6 +33,12 @@ LastWords = Callable[[http.HTTPFlow, ApiError, bytes], bytes]
 Upstream = tuple[str, str, int]  # scheme, host, port
 
 
+class Plans(Protocol):
+    """Flow → how it is to be carried out; None: where the request says."""
+
+    def get(self, flow: http.HTTPFlow, /) -> Plan | None: ...
+
+
 def plain_answer(flow: http.HTTPFlow, error: ApiError) -> http.Response:
     """The error in the dialect the path belongs to, and nothing else."""
     body = error_body(error, dialect_of(flow.request.path))
@@ -47,7 +54,7 @@ class Lane:
     def __init__(self, master: Master) -> None:
         self.loop = asyncio.get_running_loop()
         self.kinds = HeaderKinds()
-        self.plans: MutableMapping[http.HTTPFlow, Plan] = weakref.WeakKeyDictionary()
+        self.plans: Plans = Attached[http.HTTPFlow, Plan]("plan")
         self.answer: Answer = plain_answer
         self.failing: Failing = lambda flow, error: None
         self.before_replay: Callable[[], Awaitable[None]] | None = None

@@ -4,8 +4,9 @@ import gc
 import weakref
 
 import pytest
-from llmtap.core.attached import Attached
 from mitmproxy.test import tflow
+
+from llmtap.core.attached import Attached
 
 
 class Value:

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from llmtap.core.headers import by_name, changed, text
 from mitmproxy.http import Headers
+
+from llmtap.core.headers import by_name, changed, text
 
 FIELDS = ((b"Host", b"a"), (b"Accept", b"x"), (b"accept", b"y"), (b"X-Tag", b"\xff\xc3\xa4"))
 

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import os
 
-from llmtap.core.ids import Ulids, new_ulid
 from ulid import ULID
+
+from llmtap.core.ids import Ulids, new_ulid
 
 
 def test_another_library_reads_the_time_and_the_randomness_from_it() -> None:
