@@ -323,6 +323,12 @@ class Chain:
             self._close(flow, ex, "lost", "the gateway stopped")
             return
         if message == _CLIENT_GONE:
+            if ex.tee is not None and ex.replied:
+                ex.tee.close()
+                if ex.status == 200 and ex.summary is not None and ex.summary.complete:
+                    # it has all there is, and hung up between that and the end of the body, as SDKs do after [DONE]
+                    self._finish(flow, ex, "ok")
+                    return
             ex.status = 499
             self._close(flow, ex, "client_abort", "the client closed the connection")
             return

@@ -9,7 +9,8 @@ anything else as `{"text": ...}` or `{"base64": ...}`. Headers that carry secret
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any, Literal
 
 import orjson
@@ -121,9 +122,7 @@ class End:
     deltas: list[int] | None = None  # arrival gaps of content events in 0.1 ms; the first counts from the request
 
 
-def _body(data: bytes | None, is_json: bool) -> Any:
-    if data is None:
-        return None
+def _body(data: bytes, is_json: bool) -> Any:
     if is_json:
         # a record is one line; inside valid JSON a raw line break can only be white space between tokens
         return {"json": orjson.Fragment(data.replace(b"\n", b" ").replace(b"\r", b" "))}
@@ -144,19 +143,23 @@ def body_bytes(stored: dict[str, Any] | None) -> bytes | None:
     return base64.b64decode(stored["base64"])
 
 
-def _plain(record: Begin | End, kind: str) -> dict[str, Any]:
-    out: dict[str, Any] = {"v": VERSION, "t": kind}
-    for name in record.__slots__:
-        value = getattr(record, name)
-        if value is None or name in ("body", "body_is_json"):
-            continue
-        out[name] = value
-    out["body"] = _body(record.body, record.body_is_json)
-    if out["body"] is None:
-        del out["body"]
+_BODY = frozenset(("body", "body_is_json"))
+_NAMES = {cls: tuple(f.name for f in fields(cls) if f.name not in _BODY) for cls in (Begin, End)}
+_VALUES = {cls: attrgetter(*names) for cls, names in _NAMES.items()}
+_KIND = {Begin: "begin", End: "end"}
+
+
+def _plain(record: Begin | End) -> dict[str, Any]:
+    cls = type(record)
+    out: dict[str, Any] = {"v": VERSION, "t": _KIND[cls]}
+    for name, value in zip(_NAMES[cls], _VALUES[cls](record), strict=True):
+        if value is not None:
+            out[name] = value
+    if record.body is not None:
+        out["body"] = _body(record.body, record.body_is_json)
     return out
 
 
 def encode(record: Begin | End) -> bytes:
     """One line of JSON without the line feed. Raises TypeError/JSONEncodeError only for values that are not plain data."""
-    return orjson.dumps(_plain(record, "begin" if isinstance(record, Begin) else "end"))
+    return orjson.dumps(_plain(record))

@@ -29,6 +29,11 @@ class Level(IntEnum):
     NO_RECORDS = 3
 
 
+def ample(max_bytes: int | None) -> float:
+    """Below this many bytes a spool with this limit takes everything."""
+    return float("inf") if max_bytes is None else _STEPS[0] * max_bytes
+
+
 def level_for(used_bytes: int, max_bytes: int | None) -> Level:
     """What a spool of this size still takes, given its limit (None: no limit)."""
     if max_bytes is None:
@@ -52,6 +57,11 @@ class Ladder:
     def level(self) -> Level:
         """What is kept at present."""
         return max(self._disk, self._floor)
+
+    @property
+    def intact(self) -> bool:
+        """Nothing is left out, and nothing is owed: no need to ask before a write."""
+        return not (self._disk or self._floor or self.owed)
 
     @property
     def why(self) -> Why:

@@ -18,7 +18,7 @@ import orjson
 
 from llmtap.core.errors import SpoolError
 from llmtap.core.record import VERSION, Begin, Choice, End, encode
-from llmtap.spool.ladder import Ladder, Level, Why, level_for
+from llmtap.spool.ladder import Ladder, Level, Why, ample, level_for
 from llmtap.spool.segment import scan
 from llmtap.spool.writer import SegmentWriter
 
@@ -50,6 +50,7 @@ class SpoolSink:
         self._ladder = Ladder()
         self._segment = writer(directory, worker, boot, segment_bytes)
         self._max_spool_bytes = max_spool_bytes
+        self._ample = ample(max_spool_bytes)
         self._max_body_bytes = max_body_bytes
         self._clock = clock
         self._wall_us = wall_us
@@ -104,6 +105,12 @@ class SpoolSink:
         if self._closed:
             self._ladder.drop("records", "io_error")
             return False
+        if self._max_body_bytes is None and self._ladder.intact and self._measured + self._appended < self._ample:
+            try:
+                self._appended += self._segment.append(encode(record))
+                return True
+            except (SpoolError, TypeError, ValueError):
+                pass  # once more, step by step
         now = self._clock()
         record = self._without_large_body(record)
         level = self._ladder.attempt(now, self._floor(now))

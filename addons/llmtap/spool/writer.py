@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from llmtap.spool.frame import frame
 from llmtap.spool.segment import Segment, lock, parse_name, scan
 
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+#: how long a segment that somebody has removed may go unnoticed, in seconds
+_LOOK_S = 0.02
 #: full segments kept open until `sync()` has flushed them; beyond that the kernel flushes them in its own time
 _MAX_RETIRED = 4
 
@@ -55,6 +58,7 @@ class SegmentWriter:
         segment_bytes: int,
         *,
         write: Callable[[int, bytes], int] = os.write,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         first = Segment(worker, boot, 1)
         if parse_name(first.filename) != first:
@@ -64,6 +68,8 @@ class SegmentWriter:
         self.boot = boot
         self._segment_bytes = segment_bytes
         self._write = write
+        self._clock = clock
+        self._look_at = 0.0
         self._guard = threading.Lock()  # held for moments, never over a disk access: the loop takes it too
         self._fd = -1
         self._size = 0
@@ -86,7 +92,9 @@ class SegmentWriter:
     def append(self, json: bytes) -> int:
         """Writes one record and returns its bytes on disk. All or nothing: SpoolError means that nothing was kept."""
         line = frame(json)
-        self._ready(len(line))
+        size = self._size + len(line)
+        if size > self._segment_bytes or self._clock() >= self._look_at or self._reopen:
+            self._ready(len(line))
         try:
             written = self._write(self._fd, line)
             if written < len(line):
@@ -130,6 +138,7 @@ class SegmentWriter:
             os.close(fd)
 
     def _ready(self, size: int) -> None:
+        self._look_at = self._clock() + _LOOK_S
         if self._fd >= 0 and not self._reopen and os.fstat(self._fd).st_nlink > 0:
             if self._size == 0 or self._size + size <= self._segment_bytes:
                 return
@@ -170,6 +179,7 @@ class SegmentWriter:
             os.close(surplus)
 
     def _take_back(self) -> None:
+        self._look_at = 0.0
         try:
             os.ftruncate(self._fd, self._size)
         except OSError:

@@ -219,6 +219,20 @@ async def test_a_client_that_leaves(under: Under) -> None:
     assert (ex.outcome, ex.status) == ("client_abort", 499)
 
 
+@pytest.mark.parametrize(("last", "outcome"), [(b"data: [DONE]\n\n", "ok"), (b"", "client_abort")])
+async def test_a_client_that_hangs_up_after_the_streams_last_event_has_it_all(under: Under, last: bytes, outcome: str) -> None:
+    flow = post(body=b'{"model":"m","messages":[],"stream":true}')
+    under.chain.requestheaders(flow)
+    under.chain.request(flow)
+    flow.response = http.Response.make(200, b"", {"content-type": "text/event-stream"})
+    under.chain.responseheaders(flow)
+    assert callable(flow.response.stream)
+    flow.response.stream(b'data: {"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":"stop"}]}\n\n' + last)
+    flow.error = mflow.Error("Client disconnected.")
+    under.chain.error(flow)
+    assert [ex.outcome for ex in under.recorder.ended] == [outcome]
+
+
 async def test_shutdown_ends_what_is_open_as_lost(under: Under) -> None:
     flow = post()
     under.chain.requestheaders(flow)

@@ -60,7 +60,7 @@ def make(tmp_path: Path, disk: Disk, clock: Clock) -> Iterator[Make]:
     made: list[SpoolSink] = []
 
     def build(**kwargs: Any) -> SpoolSink:
-        writer = partial(SegmentWriter, write=disk.write)
+        writer = partial(SegmentWriter, write=disk.write, clock=clock)
         made.append(SpoolSink(tmp_path, "w0", "b", clock=clock, wall_us=lambda: 42, writer=writer, **kwargs))
         return made[-1]
 
@@ -180,11 +180,12 @@ def test_what_json_cannot_say_is_said_as_text(tmp_path: Path, make: Make) -> Non
     assert stored(tmp_path)[1]["summary"]["choices"][0]["content"] == "?"
 
 
-def test_a_deleted_folder_heals(tmp_path: Path, make: Make) -> None:
+def test_a_deleted_folder_heals(tmp_path: Path, make: Make, clock: Clock) -> None:
     sink = make()
     sink.write_begin(begin("lost with its folder"))
     for segment in scan(tmp_path):
         (tmp_path / segment.filename).unlink()
+    clock.now += 0.05
     assert sink.write_begin(begin("kept"))
     assert [r["uid"] for r in stored(tmp_path)] == ["kept"]
 

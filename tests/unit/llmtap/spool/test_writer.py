@@ -183,11 +183,15 @@ writer.close()
     assert sum(scan(tmp_path).values()) == sum(len(frame(r)) for r in records(tmp_path)), "no torn bytes left"
 
 
-def test_a_deleted_folder_is_made_again(writer: SegmentWriter) -> None:
+def test_a_deleted_folder_is_made_again(tmp_path: Path) -> None:
+    now = [100.0]
+    writer = SegmentWriter(tmp_path / "spool", "w0", "boot", 100, clock=lambda: now[0])
     writer.append(b"1")
     shutil.rmtree(writer.directory)
+    now[0] += 0.05  # it is looked for some fifty times a second
     writer.append(b"2")
     assert records(writer.directory) == [b"2"]
+    writer.close()
 
 
 def test_a_moved_folder_is_noticed_at_the_next_sync(writer: SegmentWriter) -> None:
