@@ -227,7 +227,7 @@ async def test_a_client_that_hangs_up_after_the_streams_last_event_has_it_all(un
     flow.response = http.Response.make(200, b"", {"content-type": "text/event-stream"})
     under.chain.responseheaders(flow)
     assert callable(flow.response.stream)
-    flow.response.stream(b'data: {"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":"stop"}]}\n\n' + last)
+    flow.response.stream(b'data: {"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":null}]}\n\n' + last)
     flow.error = mflow.Error("Client disconnected.")
     under.chain.error(flow)
     assert [ex.outcome for ex in under.recorder.ended] == [outcome]
