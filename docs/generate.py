@@ -308,23 +308,20 @@ def _commands_page() -> str:
 def _metrics_page() -> str:
     """Every metric of the gateway: name, type, labels, meaning."""
     from prometheus_client import CollectorRegistry
-    from prometheus_client.metrics import MetricWrapperBase
 
     from llmtap.metrics import GatewayMetrics
 
     metrics = GatewayMetrics(CollectorRegistry(), Config().metrics.max_model_len, lambda model: True)
     rows = []
-    for metric in vars(metrics).values():
-        if isinstance(metric, MetricWrapperBase):
-            name = metric._name + ("_total" if metric._type == "counter" else "")
-            labels = ", ".join(f"`{label}`" for label in metric._labelnames) or "–"
-            rows.append((name, f"| `{name}` | {metric._type} | {labels} | {metric._documentation} |"))
+    for family in metrics.families:
+        name = family.name + ("_total" if family.kind == "counter" else "")
+        labels = ", ".join(f"`{label}`" for label in family.label_names) or "–"
+        rows.append(f"| `{name}` | {family.kind} | {labels} | {family.help} |")
     return "\n".join([
         "# Metrics", "",
         "`/metrics` is Prometheus' text format (OpenMetrics when asked for), `/internal/metrics` JSON, `/stats` the state now.",
         "Seconds and bytes. `model`: a name a backend serves, else `other`; `key`: a key's name; latency buckets are vLLM's.",
-        "", "| name | type | labels | meaning |", "|---|---|---|---|", *(row for _, row in sorted(rows)),
-        "| `llmtap_build_info` | gauge | `version`, `python` | Version of llmtap and Python. |", "",
+        "", "| name | type | labels | meaning |", "|---|---|---|---|", *sorted(rows), "",
     ])  # fmt: skip
 
 

@@ -13,7 +13,8 @@ from llmtap.core.errors import NotFound
 from llmtap.core.plan import Plan
 from llmtap.core.record import Outcome, Summary, Usage
 from llmtap.exchange import Exchange
-from llmtap.metrics import GatewayMetrics, token_buckets
+from llmtap.metrics import GatewayMetrics
+from llmtap.metrics.families import Counter, Histogram
 from llmtap.wire.request import parse
 
 WHERE = {"endpoint": "chat", "model": "m", "backend": "a", "key": "anonymous"}
@@ -81,9 +82,22 @@ def test_running_goes_up_and_down_once(metrics: GatewayMetrics) -> None:
     assert value(metrics, "requests_running") == 0
 
 
-def test_token_buckets_are_built_as_vllm_builds_them() -> None:
-    assert token_buckets(2048) == (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
-    assert token_buckets(1) == (1,)
+def test_what_clients_write_does_not_fill_the_memory(metrics: GatewayMetrics) -> None:
+    for n in range(50):
+        metrics.on_finish(tflow.tflow(), exchange(model=f"made up {n}"))
+    assert value(metrics, "requests_total", **{**WHERE, "model": "other"}, outcome="ok", status="200") == 50
+    assert len(metrics._cells) == 1
+
+
+def test_a_request_costs_no_label_lookups(metrics: GatewayMetrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second request of a kind finds everything with the first one's lookup (a clock would be the wrong judge here)."""
+    metrics.on_finish(tflow.tflow(), exchange())
+    for name in ("at", "labels"):
+        monkeypatch.setattr(Counter, name, None)
+    monkeypatch.setattr(Histogram, "at", None)
+    metrics.on_request(tflow.tflow(), exchange())
+    metrics.on_finish(tflow.tflow(), exchange())
+    assert value(metrics, "requests_total", **WHERE, outcome="ok", status="200") == 2
 
 
 def test_the_exposition_parses(metrics: GatewayMetrics) -> None:
