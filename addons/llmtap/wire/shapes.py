@@ -87,7 +87,7 @@ class Shape:
         joined = b'","'.join(texts)
         if b'\\"' in joined:
             return -1
-        values = _loads(b"[%b]" % joined)
+        values: list[Any] = _loads(b"[%b]" % joined)
         if len(values) != len(texts):
             return -1
         try:
