@@ -28,7 +28,7 @@ _CLOSED = b""
 class Tee:
     """The callable mitmproxy hands each piece of a streamed reply to; `b""` says the clean end."""
 
-    __slots__ = ("_clock", "_decoder", "_ex", "_failed", "_filter", "_last", "_on_error")
+    __slots__ = ("_clock", "_decoder", "_ex", "_failed", "_filter", "_last", "_on_error", "_quick")
 
     def __init__(
         self,
@@ -40,6 +40,7 @@ class Tee:
     ) -> None:
         self._ex: Exchange | None = ex  # until the end: the exchange knows its tee, and a cycle would wait for the collector
         self._decoder = decoder
+        self._quick = decoder.quick
         self._filter = usage_filter
         self._on_error = on_error
         self._clock = clock
@@ -49,18 +50,22 @@ class Tee:
     def __call__(self, data: bytes) -> bytes | list[bytes]:
         now = self._clock()
         if data:
-            out = self._forward(data)
-            self._learn(data, now)
+            try:
+                count = self._quick(data)  # most pieces of a stream
+            except Exception:
+                count = -1
+            out = data if self._filter is None else self._forward(data, count >= 0)
+            self._learn(data, now, count)
             return out or []  # an empty bytes object would end the client's response
         tail = self._flush()
         self.close()
         return tail
 
-    def _forward(self, data: bytes) -> bytes:
+    def _forward(self, data: bytes, ordinary: bool) -> bytes:
         if self._filter is None:
             return data
         try:
-            return self._filter.feed(data)
+            return self._filter.ordinary(data) if ordinary else self._filter.feed(data)
         except Exception:
             # what the filter still held is not lost: it gives it up, and passes everything from now on
             held = self._flush()
@@ -77,7 +82,8 @@ class Tee:
             self._on_error()
             return b""
 
-    def _learn(self, data: bytes, now: float) -> None:
+    def _learn(self, data: bytes, now: float, content_events: int) -> None:
+        """`content_events`: -1 when the decoder has not taken the piece yet."""
         ex = self._ex
         if ex is None:
             return
@@ -86,11 +92,12 @@ class Tee:
         ex.last_chunk = now
         if self._failed:
             return
-        try:
-            content_events = self._decoder.feed(data)
-        except Exception as error:
-            self._fail(error)
-            return
+        if content_events < 0:
+            try:
+                content_events = self._decoder.feed(data)
+            except Exception as error:
+                self._fail(error)
+                return
         if content_events:
             if ex.first_content is None:
                 ex.first_content = now

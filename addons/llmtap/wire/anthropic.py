@@ -13,6 +13,7 @@ from typing import Any
 from llmtap.core.record import Choice
 from llmtap.wire.assembler import Assembler
 from llmtap.wire.merge import Call, Calls, Parts
+from llmtap.wire.shapes import Slot
 from llmtap.wire.usage import anthropic_usage
 from llmtap.wire.values import json_text, string
 
@@ -29,6 +30,8 @@ _REASONS = {
 
 class AnthropicAssembler(Assembler):
     """One choice, index 0."""
+
+    repeats = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,6 +85,15 @@ class AnthropicAssembler(Assembler):
             self._close_tool(index)
         if self.streamed and not self._final_usage and self.content_events:
             self.estimate()  # what message_start says of output tokens is not the count of what followed
+
+    def slot(self, name: str, event: dict[str, Any]) -> Slot | None:
+        delta = event.get("delta")
+        if event.get("type") != "content_block_delta" or type(delta) is not dict or not name.isascii():
+            return None
+        kind = delta.get("type")
+        if kind == "text_delta":
+            return Slot(("delta", "text"), self._open().content)
+        return Slot(("delta", "thinking"), self._open().reasoning) if kind == "thinking_delta" else None
 
     def choices(self) -> list[Choice]:
         return [] if self._parts is None else [self._parts.build()]

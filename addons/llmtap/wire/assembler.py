@@ -8,6 +8,7 @@ from typing import Any
 from llmtap.core.record import Choice, Summary, Usage
 from llmtap.wire.faults import error_of
 from llmtap.wire.jsonload import load_object
+from llmtap.wire.shapes import MAX_LEARNED, MAX_SHAPES, Shape, Slot, learn
 from llmtap.wire.values import extra, string
 
 
@@ -17,6 +18,9 @@ class Assembler(ABC):
     `complete` is set by a terminal event or a whole body. An error event ends a stream without completing it, unless the
     server goes on to send its terminal event (vLLM's `[DONE]`).
     """
+
+    #: the format writes the same bytes around each text
+    repeats = False
 
     def __init__(self) -> None:
         self.response_id: str | None = None
@@ -29,16 +33,38 @@ class Assembler(ABC):
         self.streamed = False
         self.content_events = 0
         self.token_ids = 0  # generated token ids seen, when the client asked for them
+        self.shapes: list[Shape] = []  # of events that may come again: for `stream`, which takes their texts without parsing
+        self.last_shape: Shape | None = None  # of the event before, None when it came the long way
+        self.learned = 0 if self.repeats else MAX_LEARNED
 
     def event(self, name: str, data: bytes) -> bool:
         """One event of a stream: whether it carried content (text, reasoning, refusal or a tool-call fragment)."""
         self.streamed = True
         if self.complete or not data or data.isspace():
             return False
-        if self.take(name, load_object(data)):
+        self.last_shape = None
+        event = load_object(data)
+        if self.take(name, event):
             self.content_events += 1
+            if self.learned < MAX_LEARNED:
+                self._learn(name, data, event)
             return True
         return False
+
+    def _learn(self, name: str, data: bytes, event: dict[str, Any]) -> None:
+        slot = self.slot(name, event)
+        if slot is None:
+            return
+        self.learned += 1
+        shape = learn(name, data, slot)
+        if shape is not None:
+            self.shapes.insert(0, shape)
+            del self.shapes[MAX_SHAPES:]
+
+    def slot(self, name: str, event: dict[str, Any]) -> Slot | None:
+        """Where the text of this event stands, if the event, already taken, does nothing but add its text (and what the
+        slot's `restore` does again). Only called when `repeats`."""
+        return None
 
     def whole(self, reply: dict[str, Any]) -> bool:
         """A reply that came as one body: whether it carried content."""

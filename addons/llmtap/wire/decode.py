@@ -28,10 +28,9 @@ from llmtap.wire.openai import OpenAIAssembler
 from llmtap.wire.plain import UsageAssembler
 from llmtap.wire.responses import ResponsesAssembler
 from llmtap.wire.sse import SseDecoder
+from llmtap.wire.stream import Faulty, StreamDecoder
 
 MAX_BODY = 64 * 1024 * 1024
-#: bytes of a stream that are read; what is kept of them is much less
-MAX_STREAM = 1024 * 1024 * 1024
 _MAX_ERROR_BODY = 1024 * 1024
 
 
@@ -42,6 +41,10 @@ class Decoder(Protocol):
 
     def feed(self, data: bytes) -> int:
         """Takes a piece of the body: how many content-bearing events it completed. Raises WireError."""
+
+    def quick(self, data: bytes) -> int:
+        """The short way, for a piece of whole events of a kind well known: as `feed`, but -1 when it is anything else, and
+        nothing is taken then. The events have no usage and end no choice. Raises nothing."""
 
     def close(self) -> int:
         """The body is over, cleanly or not: content-bearing events it still completed. Raises WireError."""
@@ -63,93 +66,14 @@ class NullDecoder:
     def feed(self, data: bytes) -> int:
         return 0
 
+    def quick(self, data: bytes) -> int:
+        return -1
+
     def close(self) -> int:
         return 0
 
 
-class _Faulty:
-    """Raise once, then be quiet. A piece that had content before the fault returns its count; the error comes next."""
-
-    def __init__(self) -> None:
-        self._error: WireError | None = None
-        self._told = False
-        self._closed = False
-
-    def _fault(self, error: WireError, count: int) -> int:
-        self._error = error
-        if count:
-            return count
-        return self._tell()
-
-    def _tell(self) -> int:
-        if self._error is not None and not self._told:
-            self._told = True
-            raise self._error
-        return 0
-
-    def _mark(self, summary: Summary) -> Summary:
-        if self._error is not None:
-            summary.meta["wire_error"] = str(self._error)
-        return summary
-
-
-class StreamDecoder(_Faulty):
-    """Server-sent events or JSON lines."""
-
-    understands = True
-
-    def __init__(self, source: SseDecoder | NdjsonDecoder, assembler: Assembler, max_stream: int = MAX_STREAM) -> None:
-        super().__init__()
-        self._source = source
-        self._assembler = assembler
-        self._left = max_stream
-
-    def feed(self, data: bytes) -> int:
-        if self._error is not None or self._closed:
-            return self._tell()
-        over = len(data) > self._left
-        if over:
-            data = data[: self._left]
-        self._left -= len(data)
-        count = 0
-        event = self._assembler.event
-        try:
-            for name, payload in self._source.feed(data):
-                count += event(name, payload)
-        except WireError as error:
-            return self._stop(error, count)
-        return self._stop(WireError("the stream is too long to follow"), count) if over else count
-
-    def close(self) -> int:
-        if self._error is not None or self._closed:
-            return self._tell()
-        self._closed = True
-        count = 0
-        try:
-            for name, payload in self._source.close():
-                count += self._last(name, payload)
-        except WireError as error:
-            return self._stop(error, count)
-        self._assembler.finish()
-        return count
-
-    def _last(self, name: str, payload: bytes) -> bool:
-        # what has no end of line or no blank line after it may be cut anywhere: taken if it happens to be whole
-        try:
-            return self._assembler.event(name, payload)
-        except WireError:
-            return False
-
-    def _stop(self, error: WireError, count: int) -> int:
-        self._assembler.finish()
-        return self._fault(error, count)
-
-    @property
-    def summary(self) -> Summary:
-        return self._mark(self._assembler.summary())
-
-
-class BodyDecoder(_Faulty):
+class BodyDecoder(Faulty):
     """One JSON body, read at close. A body that was cut off is no fault of its format: it is just not complete."""
 
     understands = True
@@ -170,6 +94,9 @@ class BodyDecoder(_Faulty):
             return self._fault(WireError(f"body larger than {self._max} bytes"), 0)
         self._pieces.append(data)
         return 0
+
+    def quick(self, data: bytes) -> int:
+        return -1
 
     def close(self) -> int:
         if self._error is not None or self._closed:
@@ -206,6 +133,9 @@ class ErrorDecoder:
             self._size += len(data)
             self._pieces.append(data[:_MAX_ERROR_BODY])
         return 0
+
+    def quick(self, data: bytes) -> int:
+        return -1
 
     def close(self) -> int:
         if not self._closed:

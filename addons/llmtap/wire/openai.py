@@ -14,12 +14,21 @@ from typing import Any
 from llmtap.core.record import Choice
 from llmtap.wire.assembler import Assembler
 from llmtap.wire.merge import Call, Parts
+from llmtap.wire.shapes import Slot
 from llmtap.wire.usage import is_zero, openai_usage
-from llmtap.wire.values import flatten, integer, json_text, string
+from llmtap.wire.values import extra, flatten, integer, json_text, string
+
+#: small extras of a chunk or a body that are kept
+_NOTES = ("system_fingerprint", "timings", "metrics", "service_tier")
+#: what only some events of a choice have, and what differs with each
+_ENDING = ("finish_reason", "stop_reason", "token_ids", "logprobs")
+_TEXTS = ("content", "reasoning", "reasoning_content")
 
 
 class OpenAIAssembler(Assembler):
     """`text=True` for text completions, whose empty content is "" and not None."""
+
+    repeats = True
 
     def __init__(self, *, text: bool = False) -> None:
         super().__init__()
@@ -50,6 +59,36 @@ class OpenAIAssembler(Assembler):
             self.complete = self.complete or all(parts.finish_reason is not None for parts in self._parts.values())
         super().finish()
 
+    def slot(self, name: str, event: dict[str, Any]) -> Slot | None:
+        choices = event.get("choices")
+        if type(choices) is not list or len(choices) != 1 or event.get("usage") is not None or "error" in event:
+            return None
+        choice = choices[0]
+        index = choice.get("index", 0)
+        parts = self._parts.get(index) if type(index) is int else None
+        if parts is None or any(choice.get(member) is not None for member in _ENDING):
+            return None
+        notes = {name: value for name in _NOTES if (value := extra(event.get(name))) is not None}
+        delta = choice.get("delta")
+        if type(delta) is dict:
+            given = [member for member, value in delta.items() if value and member != "role"]
+            if len(given) != 1 or given[0] not in _TEXTS or delta.get("function_call") is not None:
+                return None
+            role = delta.get("role") or None
+            to = parts.content if given[0] == "content" else parts.reasoning
+            path: tuple[str | int, ...] = ("choices", 0, "delta", given[0])
+        elif type(choice.get("message")) is dict:
+            return None
+        else:
+            role, to, path = None, parts.content, ("choices", 0, "text")
+
+        def restore() -> None:
+            self.meta.update(notes)
+            if type(role) is str:
+                parts.role = role
+
+        return Slot(path, to, restore if notes or role is not None else None)
+
     def choices(self) -> list[Choice]:
         return [self._parts[index].build(keep_empty=self._text) for index in sorted(self._parts)]
 
@@ -62,7 +101,7 @@ class OpenAIAssembler(Assembler):
         usage = chunk.get("usage")
         if usage is not None:
             self._usage(usage, final=not streamed or not choices)
-        for name in ("system_fingerprint", "timings", "metrics", "service_tier"):
+        for name in _NOTES:
             if name in chunk:
                 self.note(name, chunk[name])
         content = False

@@ -25,23 +25,23 @@ class SseDecoder:
     first, the error then comes from the next call; every call after it raises again.
     """
 
-    __slots__ = ("_data", "_failed", "_head", "_idle", "_lines", "_max", "_name", "_size")
+    __slots__ = ("_data", "_failed", "_head", "_lines", "_name", "_size", "between", "max_event")
 
     def __init__(self, max_event: int | None = MAX_EVENT) -> None:
-        self._max = max_event
+        self.max_event = max_event
         self._lines = LineSplitter(carriage_return=True, max_line=None if max_event is None else max_event + 64)
         self._data: list[bytes] = []
         self._name = ""
         self._size = 0
         self._head: bytes | None = b""  # the first bytes while they may still be a byte order mark, None after that
-        self._idle = True  # between two events, nothing held back
+        self.between = True  # two events: nothing is held back, the next byte begins one
         self._failed = False
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that `data` completes."""
-        if self._idle and data.startswith(b"data: ") and data.endswith(b"\n\n"):
+        if self.between and data.startswith(b"data: ") and data.endswith(b"\n\n"):
             end = len(data) - 2
-            if data.find(b"\n") == end and (self._max is None or end - 6 <= self._max) and data.find(b"\r") < 0:
+            if data.find(b"\n") == end and (self.max_event is None or end - 6 <= self.max_event) and data.find(b"\r") < 0:
                 self._head = None
                 return [Event("", data[6:end])]
         if self._failed:
@@ -50,7 +50,7 @@ class SseDecoder:
             data = self._strip_mark(data)
         events = self._read(self._lines.feed(data))
         self._failed = self._failed or self._lines.overflow
-        self._idle = self._lines.idle and not self._data and not self._name and self._head is None and not self._failed
+        self.between = self._lines.idle and not self._data and not self._name and self._head is None and not self._failed
         if self._failed and not events:
             raise self._error()
         return events
@@ -88,7 +88,7 @@ class SseDecoder:
             elif line.startswith(b"data:"):
                 value = line[6:] if line[5:6] == b" " else line[5:]
                 self._size += len(value) + bool(self._data)
-                if self._max is not None and self._size > self._max:
+                if self.max_event is not None and self._size > self.max_event:
                     self._failed = True
                     break
                 self._data.append(value)
@@ -102,4 +102,4 @@ class SseDecoder:
         return events
 
     def _error(self) -> WireError:
-        return WireError(f"server-sent event longer than {self._max} bytes")
+        return WireError(f"server-sent event longer than {self.max_event} bytes")

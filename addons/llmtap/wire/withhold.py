@@ -52,6 +52,14 @@ class UsageFilter:
         self._counted = False  # a chunk with choices had real usage
         self._uncounted = False  # a chunk with choices had none
 
+    def ordinary(self, data: bytes) -> bytes:
+        """`feed` for whole events known to have choices, and neither a usage nor a finish reason (`StreamDecoder.quick`):
+        nothing has to be looked for in them."""
+        if self._buffer or self._held:
+            return self.feed(data)
+        self._uncounted = True
+        return data
+
     def feed(self, data: bytes) -> bytes:
         """The bytes to forward; b"" while an event is incomplete or held."""
         if self._passing:
@@ -61,7 +69,8 @@ class UsageFilter:
             and not self._held
             and data.endswith(b"\n\n")
             and b'"usage"' not in data
-            and _FINISH.search(data) is None
+            # mostly `"finish_reason":null`, and cheaper to see than to search for the pattern
+            and (data.count(b'"finish_reason"') == data.count(b'"finish_reason":null') or _FINISH.search(data) is None)
             and b"\r" not in data
         ):
             self._uncounted = self._uncounted or b'"choices"' in data

