@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from mitmproxy import http
 
-from llmtap.core.errors import ApiError, TooLarge, UpstreamFailed, dialect_of, error_body, stream_error
+from llmtap.core.errors import ApiError, TooLarge, Unauthorized, UpstreamFailed, dialect_of, error_body, stream_error
 from llmtap.exchange import Exchange
+
+#: headers of ours that a browser may show a page
+_EXPOSED = (
+    "x-request-id, x-llmtap-backend, x-llmtap-cache, x-llmtap-queue-ms, x-llmtap-attempts, retry-after, x-ratelimit-limit, "
+    "x-ratelimit-remaining, x-ratelimit-reset, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
+    "x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
+)
 
 
 def error_response(error: ApiError, ex: Exchange | None, request: http.Request | None) -> http.Response:
@@ -17,6 +24,8 @@ def error_response(error: ApiError, ex: Exchange | None, request: http.Request |
     response = http.Response.make(error.status, error_body(error, dialect), {"content-type": "application/json"})
     if error.retry_after_s is not None:
         response.headers["retry-after"] = str(error.retry_after_s)
+    if isinstance(error, Unauthorized):
+        response.headers["www-authenticate"] = "Bearer"
     if isinstance(error, TooLarge):
         response.headers["connection"] = "close"
     if ex is not None:
@@ -48,9 +57,19 @@ def own_headers(headers: http.Headers, ex: Exchange) -> None:
         own.append((b"x-llmtap-backend", ex.backend.encode()))
     kept = [field for field in headers.fields if field[0].lower() not in _OWN]
     headers.fields = (*kept, *own)
+    if ex.cors_origin is not None:
+        readable_by(headers, ex.cors_origin)
 
 
 _OWN = frozenset((b"x-request-id", b"x-llmtap-backend", b"x-llmtap-cache", b"x-llmtap-queue-ms", b"x-llmtap-attempts"))
+
+
+def readable_by(headers: http.Headers, origin: str) -> None:
+    """Let the web page at `origin` (* for any) read an answer with these headers."""
+    headers["access-control-allow-origin"] = origin
+    headers["access-control-expose-headers"] = _EXPOSED
+    if origin != "*":
+        headers["vary"] = f"{headers['vary']}, origin" if "vary" in headers else "origin"
 
 
 def plain_failure(message: str) -> str:

@@ -10,9 +10,12 @@ from urllib.parse import urlsplit
 from mitmproxy import http
 from prometheus_client import CollectorRegistry
 
+from llmtap.auth import Auth
 from llmtap.capture import Capture, WriterProcess
 from llmtap.core import config as c
+from llmtap.core.errors import ConfigError
 from llmtap.core.plan import FailureReason
+from llmtap.cors import Cors
 from llmtap.exchange import Exchange
 from llmtap.health import Health
 from llmtap.inspect import Inspect, View
@@ -69,8 +72,11 @@ class Gateway:
             self.metrics.spool_bytes.set_function(lambda: self.capture.sink.spool_bytes if self.capture else 0)
             self.writer = WriterProcess(config, silent) if own_writer else None
         self.routing = Routing(config, self.backends, self.backend_failed)
+        self.auth = Auth(config.auth) if config.auth.enabled else None
+        self.cors = Cors(config.server.cors_origins) if config.server.cors_origins else None
         addons: list[tuple[Kind, Any]] = [
             ("policy", Transforms()),
+            *_if_there(self.auth),
             ("policy", self.routing),
             ("observer", TeeInstaller(self.metrics.tee_errors.inc)),
         ]
@@ -101,6 +107,20 @@ class Gateway:
         if self.writer is not None:
             self.writer.stop()
 
+    def reload(self, config: c.Config) -> list[str]:
+        """Take over what may change while requests run: keys. What else differs is named, and waits for a restart.
+
+        Raises ConfigError when `config` would turn a protection off.
+        """
+        if self.config.auth.enabled and not config.auth.enabled:
+            raise ConfigError("auth.enabled: keys cannot be turned off while the gateway runs; restart it")
+        old, new = self.config, config
+        if self.auth is not None:
+            self.auth.reload(new.auth)
+            old = old.model_copy(update={"auth": new.auth})
+        self.config = old
+        return [name for name in type(new).model_fields if getattr(old, name) != getattr(new, name)]
+
     def backend_failed(self, name: str, reason: FailureReason) -> None:
         self.metrics.backend_failures.labels(name, reason).inc()
         if reason in ("refused", "reset", "connect_timeout"):
@@ -111,6 +131,11 @@ class Gateway:
 
     def _state_changed(self, backend: Backend) -> None:
         self.metrics.backend_up.labels(backend.name).set(1 if backend.state == "up" else 0)
+
+
+def _if_there(addon: Any) -> list[tuple[Kind, Any]]:
+    """A policy addon that may be off."""
+    return [("policy", addon)] if addon is not None else []
 
 
 def _backend(b: c.Backend) -> Backend:

@@ -28,11 +28,12 @@ from mitmproxy.addonmanager import Loader
 from mitmproxy.proxy import server_hooks
 
 from llmtap import settings
-from llmtap.answers import error_response, last_words, own_headers, plain_failure
+from llmtap.answers import error_response, last_words, own_headers, plain_failure, readable_by
 from llmtap.assembly import Gateway, Step
 from llmtap.backstop import Backstop
 from llmtap.core.attached import Attached
 from llmtap.core.config import Config, Routing, Timeouts
+from llmtap.core.config_watch import watch
 from llmtap.core.endpoints import canonical_path
 from llmtap.core.errors import (
     ApiError,
@@ -75,6 +76,7 @@ class Chain:
         self._started = asyncio.Event()
         self._unloaded = False  # the script is gone: what runs is finished, what is new is refused
         self._draining: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._idle: asyncio.Event | None = None
 
     # ---- life of the addon
@@ -89,6 +91,7 @@ class Chain:
             return
         try:
             config = settings.load_config(ctx.options, settings.environment(), Path.cwd())
+            settings.check_exposure(ctx.options, config)
             view = ctx.master.addons.get("view")
             flows = ctx.options.llmtap_view_flows
             self._gateway = Gateway(config, ctx.options.llmtap_writer, view, flows, silent=stock.in_console())
@@ -152,6 +155,9 @@ class Chain:
             return None  # the script was loaded again
         self._running = True
         self._gateway.start()
+        path = settings.config_path(ctx.options, settings.environment(), Path.cwd())
+        if path is not None:
+            self._watch = asyncio.create_task(watch(path, self._reload), name="llmtap configuration")
         if self._lane is None:
             stock.on_terminate(self._terminate)  # the lane drains by itself
         return stock.open_listeners() if self._held else None
@@ -159,6 +165,19 @@ class Chain:
     def started(self) -> None:
         """Every addon of this mitmproxy is running."""
         self._started.set()
+
+    def _reload(self) -> None:
+        """The configuration file has changed. Whatever is wrong with it, the gateway goes on with what it has."""
+        if self._gateway is None:
+            return
+        try:
+            config = settings.load_config(ctx.options, settings.environment(), Path.cwd())
+            waiting = self._gateway.reload(config)
+        except ConfigError as error:
+            for line in str(error).splitlines():
+                log.warning("llmtap: the changed configuration is not used: %s", line)
+            return
+        log.info("llmtap: configuration read again%s", f"; waits for a restart: {', '.join(waiting)}" if waiting else "")
 
     async def _replayable(self) -> None:
         """`-C` replays while mitmproxy is starting: not before its addons run and backends have been looked at."""
@@ -193,6 +212,8 @@ class Chain:
         """Shutdown: whatever is still open ends here, before mitmproxy's own `error` hooks."""
         for ex, flow in list(self._live.items()):
             self._close(flow, ex, "lost", "the gateway stopped")
+        if self._watch is not None:
+            self._watch.cancel()
         if self._gateway is not None:
             self._gateway.stop()
             self._gateway = None
@@ -214,19 +235,28 @@ class Chain:
             flow.response = error_response(InternalError("the gateway is not ready"), None, flow.request)
             return
         path = canonical_path(flow.request.path)
-        if path is not None:
-            own = self._endpoints.answer(flow.request, path)
+        client, origin = None, None
+        if gateway.cors is not None:
+            own = gateway.cors.preflight(flow.request)
             if own is not None:
-                self._own[flow] = True
-                if gateway.inspect is not None:
-                    gateway.inspect.own_answer(flow)
-                flow.response = own
+                self._answer_own(gateway, flow, own)
                 return
-        ex = open_exchange(flow, path)
-        ex.lane = self._lane is not None
-        self._exchanges[flow] = ex
-        self._answers[flow.request] = ex
-        self._live[ex] = flow
+            origin = gateway.cors.origin(flow.request)
+        if gateway.auth is not None:
+            try:
+                client = gateway.auth.admit(flow, path)
+            except Exception as error:
+                self._shut_out(gateway, flow, path, error, origin)
+                return
+        if path is not None:
+            own = self._endpoints.answer(flow.request, path, client.models if client is not None else None)
+            if own is not None:
+                if origin is not None:
+                    readable_by(own.headers, origin)
+                self._answer_own(gateway, flow, own)
+                return
+        ex = self._open(flow, path, origin)
+        ex.client = client
         try:
             if path is None:
                 raise NotFound("the request target is not a plain path")
@@ -235,6 +265,36 @@ class Chain:
             self._refuse(flow, ex, error)
             return
         self._run_sync("on_requestheaders", flow, ex)
+
+    def _open(self, flow: http.HTTPFlow, path: str | None, origin: str | None) -> Exchange:
+        ex = open_exchange(flow, path)
+        ex.lane = self._lane is not None
+        ex.cors_origin = origin
+        self._exchanges[flow] = ex
+        self._answers[flow.request] = ex
+        self._live[ex] = flow
+        return ex
+
+    def _answer_own(self, gateway: Gateway, flow: http.HTTPFlow, response: http.Response) -> None:
+        self._own[flow] = True
+        if gateway.inspect is not None:
+            gateway.inspect.own_answer(flow)
+        flow.response = response
+
+    def _shut_out(self, gateway: Gateway, flow: http.HTTPFlow, path: str | None, error: Exception, origin: str | None) -> None:
+        """No (valid) key, or the look at it failed: in both cases the request goes no further."""
+        refusal = error if isinstance(error, ApiError) else InternalError("internal error; the request was not forwarded")
+        if not isinstance(error, ApiError):
+            gateway.metrics.hook_errors.labels("auth", "on_requestheaders").inc()
+            log.error("llmtap: auth failed", exc_info=(type(error), error, error.__traceback__))
+        if path is None or self._endpoints is None or not self._endpoints.knows(flow.request, path):
+            self._refuse(flow, self._open(flow, path, origin), refusal)
+            return
+        gateway.metrics.refusals.labels(refusal.code).inc()
+        response = error_response(refusal, None, flow.request)
+        if origin is not None:
+            readable_by(response.headers, origin)
+        self._answer_own(gateway, flow, response)
 
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if not flow.live or flow in self._own:

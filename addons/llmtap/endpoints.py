@@ -36,12 +36,18 @@ class Endpoints:
         if metrics:
             self._paths |= {"/metrics": self._metrics, "/internal/metrics": self._snapshot, "/stats": self._status}
 
-    def answer(self, request: http.Request, path: str) -> http.Response | None:
-        """Our own response for this request, or None when the path is not ours."""
-        handler = self._paths.get(path) if request.method in ("GET", "HEAD") else None
-        if handler is None:
+    def knows(self, request: http.Request, path: str) -> bool:
+        """Whether this request is for us."""
+        return path in self._paths and request.method in ("GET", "HEAD")
+
+    def answer(self, request: http.Request, path: str, models: frozenset[str] | None = None) -> http.Response | None:
+        """Our own response for this request, or None when the path is not ours. `models`: those the client may see."""
+        if not self.knows(request, path):
             return None
-        status, content_type, body = handler(request)
+        if models is not None and path == "/v1/models":
+            status, content_type, body = _models_answer([m for m in self._backends.models() if m["id"] in models])
+        else:
+            status, content_type, body = self._paths[path](request)
         return http.Response.make(status, body, {"content-type": content_type})
 
     def _health(self, request: http.Request) -> Reply:
@@ -57,7 +63,7 @@ class Endpoints:
         )
 
     def _models(self, request: http.Request) -> Reply:
-        return 200, JSON, orjson.dumps({"object": "list", "data": self._backends.models()})
+        return _models_answer(self._backends.models())
 
     def _metrics(self, request: http.Request) -> Reply:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
@@ -79,3 +85,7 @@ class Endpoints:
             for b in self._backends
         ]
         return 200, JSON, orjson.dumps({"version": __version__, "backends": backends, **self._stats()})
+
+
+def _models_answer(cards: list[dict[str, object]]) -> Reply:
+    return 200, JSON, orjson.dumps({"object": "list", "data": cards})

@@ -21,6 +21,7 @@ from llmtap.core.headers import Fields, by_name
 from llmtap.core.ids import new_ulid
 from llmtap.core.plan import Plan
 from llmtap.core.record import Outcome, Summary
+from llmtap.policy.keys import Client
 from llmtap.wire.request import ParsedRequest
 
 Clock = Callable[[], float]
@@ -46,7 +47,9 @@ class Exchange:
     session_hint: str | None = None
     tags: list[str] | None = None
     metadata: dict[str, Any] | None = None
-    key_name: str | None = None
+    client: Client | None = None  # whose key it bore; None: none was demanded
+    counted = False  # among the requests in flight of its key
+    cors_origin: str | None = None  # the web page that may read the answer
     lane = False  # the gateway lane carries it: the plan is carried out, keys of backends are put on there
     # the body
     body: bytes | None = None  # as received
@@ -100,6 +103,11 @@ class Exchange:
             self._fields = fields
             self._headers = by_name(fields)
         return self._headers
+
+    @property
+    def key_name(self) -> str | None:
+        """The name of the key, never the key."""
+        return self.client.name if self.client is not None else None
 
     @property
     def client_request_id(self) -> str:

@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("up", "up"),
     "status": ("status", "status"),
     "check": ("check", "check"),
+    "keys": ("keys", "keys"),
     "sim": ("sim", "sim"),
     "engine": ("engine", "engine"),
     "browse": ("browse", "browse"),
