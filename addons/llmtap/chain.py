@@ -175,7 +175,7 @@ class Chain:
             waiting = self._gateway.reload(config)
         except ConfigError as error:
             for line in str(error).splitlines():
-                log.warning("llmtap: the changed configuration is not used: %s", line)
+                log.error("llmtap: the changed configuration is not used: %s", line)
             return
         log.info("llmtap: configuration read again%s", f"; waits for a restart: {', '.join(waiting)}" if waiting else "")
 
