@@ -49,19 +49,27 @@ def own_headers(headers: http.Headers, ex: Exchange) -> None:
     """Set the x-request-id and x-llmtap-* headers of a reply; a backend's own of these names go."""
     own = [
         (b"x-request-id", ex.client_request_id.encode("ascii")),
-        (b"x-llmtap-cache", b"bypass"),
+        (b"x-llmtap-cache", ex.cache.encode()),
         (b"x-llmtap-queue-ms", b"%.1f" % (ex.queue_s * 1000)),
         (b"x-llmtap-attempts", b"%d" % ex.attempts),
     ]
     if ex.backend is not None:
         own.append((b"x-llmtap-backend", ex.backend.encode()))
+    if ex.limit_headers:
+        own += ex.limit_headers
     kept = [field for field in headers.fields if field[0].lower() not in _OWN]
     headers.fields = (*kept, *own)
     if ex.cors_origin is not None:
         readable_by(headers, ex.cors_origin)
 
 
-_OWN = frozenset((b"x-request-id", b"x-llmtap-backend", b"x-llmtap-cache", b"x-llmtap-queue-ms", b"x-llmtap-attempts"))
+_OWN = frozenset(
+    (
+        *(b"x-request-id", b"x-llmtap-backend", b"x-llmtap-cache", b"x-llmtap-queue-ms", b"x-llmtap-attempts"),
+        *(b"x-ratelimit-limit", b"x-ratelimit-remaining", b"x-ratelimit-reset"),
+        *(b"x-ratelimit-%s-%s" % (a, b) for a in (b"limit", b"remaining", b"reset") for b in (b"requests", b"tokens")),
+    )
+)
 
 
 def readable_by(headers: http.Headers, origin: str) -> None:

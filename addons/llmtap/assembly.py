@@ -15,10 +15,12 @@ from llmtap.capture import Capture, WriterProcess
 from llmtap.core import config as c
 from llmtap.core.errors import ConfigError
 from llmtap.core.plan import FailureReason
+from llmtap.core.redis import SharedRedis
 from llmtap.cors import Cors
 from llmtap.exchange import Exchange
 from llmtap.health import Health
 from llmtap.inspect import Inspect, View
+from llmtap.limits import Limits
 from llmtap.metrics import GatewayMetrics
 from llmtap.policy.backends import Backend, Backends
 from llmtap.request_log import RequestLog
@@ -73,11 +75,14 @@ class Gateway:
             self.writer = WriterProcess(config, silent) if own_writer else None
         self.routing = Routing(config, self.backends, self.backend_failed)
         self.auth = Auth(config.auth) if config.auth.enabled else None
+        self.redis: dict[str, SharedRedis] = {}  # by URL
+        self.limits = self._limits(config.rate_limit) if config.rate_limit.enabled else None
         self.cors = Cors(config.server.cors_origins) if config.server.cors_origins else None
         addons: list[tuple[Kind, Any]] = [
             ("policy", Transforms()),
             *_if_there(self.auth),
             ("policy", self.routing),
+            *_if_there(self.limits),
             ("observer", TeeInstaller(self.metrics.tee_errors.inc)),
         ]
         if self.capture is not None:
@@ -89,6 +94,15 @@ class Gateway:
         if self.inspect is not None:
             addons.append(("observer", self.inspect))
         self.steps = steps_of(addons)
+
+    def _limits(self, config: c.RateLimit) -> Limits:
+        return Limits(config, self._shared(config.storage), self.metrics.limit_storage_errors.inc)
+
+    def _shared(self, url: str) -> SharedRedis | None:
+        """The Redis at this URL, one for all who name it; None for memory://."""
+        if url == "memory://":
+            return None
+        return self.redis.get(url) or self.redis.setdefault(url, SharedRedis(url))
 
     def start(self) -> None:
         self.health.start()
@@ -106,18 +120,26 @@ class Gateway:
             self.capture.stop()
         if self.writer is not None:
             self.writer.stop()
+        for redis in self.redis.values():
+            redis.close_soon()
 
     def reload(self, config: c.Config) -> list[str]:
         """Take over what may change while requests run: keys. What else differs is named, and waits for a restart.
 
         Raises ConfigError when `config` would turn a protection off.
         """
-        if self.config.auth.enabled and not config.auth.enabled:
-            raise ConfigError("auth.enabled: keys cannot be turned off while the gateway runs; restart it")
+        for name in ("auth", "rate_limit"):
+            if getattr(self.config, name).enabled and not getattr(config, name).enabled:
+                raise ConfigError(f"{name}.enabled: cannot be turned off while the gateway runs; restart it")
         old, new = self.config, config
         if self.auth is not None:
             self.auth.reload(new.auth)
             old = old.model_copy(update={"auth": new.auth})
+        if self.limits is not None:
+            kept = {"storage": old.rate_limit.storage, "enabled": True}
+            live = new.rate_limit.model_copy(update=kept)
+            self.limits.reload(live)
+            old = old.model_copy(update={"rate_limit": live})
         self.config = old
         return [name for name in type(new).model_fields if getattr(old, name) != getattr(new, name)]
 

@@ -221,50 +221,51 @@ class Chain:
 
     # ---- life of a flow
 
-    def requestheaders(self, flow: http.HTTPFlow) -> None:
+    def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if not flow.live:
-            return  # loaded from a file
+            return None  # loaded from a file
         known = self._exchanges.get(flow)
         if (known is not None and known.outcome == "open") or (flow.response is not None and flow in self._own):
-            return
+            return None
         if flow.is_replay:
             self._own.pop(flow)
         gateway = self._gateway
         if gateway is None or self._endpoints is None or self._unloaded:
             self._own[flow] = True
             flow.response = error_response(InternalError("the gateway is not ready"), None, flow.request)
-            return
+            return None
         path = canonical_path(flow.request.path)
         client, origin = None, None
         if gateway.cors is not None:
             own = gateway.cors.preflight(flow.request)
             if own is not None:
                 self._answer_own(gateway, flow, own)
-                return
+                return None
             origin = gateway.cors.origin(flow.request)
         if gateway.auth is not None:
             try:
                 client = gateway.auth.admit(flow, path)
             except Exception as error:
                 self._shut_out(gateway, flow, path, error, origin)
-                return
+                return None
         if path is not None:
             own = self._endpoints.answer(flow.request, path, client.models if client is not None else None)
             if own is not None:
                 if origin is not None:
                     readable_by(own.headers, origin)
                 self._answer_own(gateway, flow, own)
-                return
+                return None
         ex = self._open(flow, path, origin)
-        ex.client = client
+        if client is not None:
+            ex.client, ex.priority = client, client.priority
         try:
             if path is None:
                 raise NotFound("the request target is not a plain path")
             read_own_headers(flow.request, ex)
         except ApiError as error:
             self._refuse(flow, ex, error)
-            return
-        self._run_sync("on_requestheaders", flow, ex)
+            return None
+        return self._run("on_requestheaders", flow, ex, then=_nothing)
 
     def _open(self, flow: http.HTTPFlow, path: str | None, origin: str | None) -> Exchange:
         ex = open_exchange(flow, path)
@@ -301,13 +302,21 @@ class Chain:
             return None
         ex = self._exchanges.get(flow)
         if ex is None or ex.outcome != "open":
-            self.requestheaders(flow)  # another script kept that event from us (AddonHalt)
+            waiting = self.requestheaders(flow)  # another script kept that event from us (AddonHalt)
+            if waiting is not None:
+                return self._caught_up(waiting, flow)
             ex = self._exchanges.get(flow)
         if ex is None or ex.refusal is not None or ex.received is not None:
             return None
         ex.received = _now()
         ex.body = flow.request.raw_content
         return self._run("on_request", flow, ex, then=self._forwarding)
+
+    async def _caught_up(self, waiting: Awaitable[None], flow: http.HTTPFlow) -> None:
+        await waiting
+        more = self.request(flow)
+        if more is not None:
+            await more
 
     def _forwarding(self, flow: http.HTTPFlow, ex: Exchange) -> None:
         if ex.refusal is None:
@@ -581,6 +590,10 @@ _KILLED = "Connection killed."  # mitmproxy.flow.Error.KILLED_MESSAGE
 
 
 _now = time.monotonic
+
+
+def _nothing(flow: http.HTTPFlow, ex: Exchange) -> None:
+    """What follows the head: nothing."""
 
 
 def gateway() -> Chain:

@@ -10,8 +10,8 @@ Times are seconds: `started` and the other marks on the monotonic clock, `starte
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
 
 from mitmproxy import http
 
@@ -25,6 +25,7 @@ from llmtap.policy.keys import Client
 from llmtap.wire.request import ParsedRequest
 
 Clock = Callable[[], float]
+CacheResult = Literal["hit", "miss", "shared", "bypass"]
 
 
 class TeeLike(Protocol):
@@ -50,6 +51,10 @@ class Exchange:
     client: Client | None = None  # whose key it bore; None: none was demanded
     counted = False  # among the requests in flight of its key
     cors_origin: str | None = None  # the web page that may read the answer
+    priority = 0  # higher goes first where requests wait
+    limit_headers: Sequence[tuple[bytes, bytes]] = ()  # what the client is told of its limits
+    reserved: Any = ()  # tokens taken of its limits, to be settled at the end
+    cache: CacheResult = "bypass"
     lane = False  # the gateway lane carries it: the plan is carried out, keys of backends are put on there
     # the body
     body: bytes | None = None  # as received

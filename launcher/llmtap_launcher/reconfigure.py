@@ -17,7 +17,7 @@ from .plan import write_effective
 from .process import Log
 
 #: sections that a running gateway takes over
-LIVE = ("auth",)
+LIVE = ("auth", "rate_limit")
 
 
 @dataclass(frozen=True, slots=True)

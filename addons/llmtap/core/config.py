@@ -223,14 +223,35 @@ class Auth(t.Section):
     )
 
 
+class ModelLimit(t.Section):
+    """What each key may ask of one model, beside its limits over all."""
+
+    model: t.Text = Field(description="The model, as clients name it.")
+    rate_limit: t.Positive | None = Field(default=None, description="Requests per window; null: no limit of its own.")
+    tokens_per_minute: t.Positive | None = Field(default=None, description="Tokens a minute; null: no limit of its own.")
+
+    @model_validator(mode="after")
+    def _limited(self) -> Self:
+        if self.rate_limit is None and self.tokens_per_minute is None:
+            raise _wrong("has no limit; give rate_limit or tokens_per_minute")
+        return self
+
+
 class RateLimit(t.Section):
     """Requests per key and window."""
 
     enabled: bool = Field(default=False, description="Limit requests.")
     default_limit: t.Positive = Field(default=60, description="Requests per window for a key (or address) without its own limit.")
     window_seconds: t.Positive = Field(default=60, description="Length of the sliding window in seconds.")
+    tokens_per_minute: t.Positive | None = Field(
+        default=None, description="Prompt and completion tokens a minute for a key without its own limit; null: no limit."
+    )
+    models: tuple[ModelLimit, ...] = Field(default=(), description="Further limits of each key, for single models.")
     storage: t.StorageUrl = Field(
         default="memory://", repr=False, description="Where counts live: memory://, or redis://HOST:PORT/DB to share them."
+    )
+    on_storage_error: Literal["allow", "deny"] = Field(
+        default="deny", description="While Redis is away: deny (503), or allow every request without counting it."
     )
 
 
@@ -363,6 +384,7 @@ class Config(t.Section):
     def _consistent(self) -> Self:
         _unique([b.name for b in self.backends], "backends")
         _unique([k.name for k in self.auth.keys], "auth", "keys")
+        _unique([m.model for m in self.rate_limit.models], "rate_limit", "models", of="model")
         digests = [k.digest for k in self.auth.keys]
         for index, digest in enumerate(digests):
             if digest in digests[:index]:
@@ -408,9 +430,9 @@ class Config(t.Section):
         return cls().with_sims(model)
 
 
-def _unique(names: list[str], *at: Any) -> None:
+def _unique(names: list[str], *at: Any, of: str = "name") -> None:
     seen: set[str] = set()
     for index, name in enumerate(names):
         if name in seen:
-            raise _wrong("is the name of another one already; choose a unique name", *at, index, "name")
+            raise _wrong("is the name of another one already; choose a unique name", *at, index, of)
         seen.add(name)

@@ -72,6 +72,16 @@ def advice(config: Config) -> Iterator[Advice]:
             )
     if config.auth.keys and not config.auth.enabled:
         yield Advice("auth.keys", "have no effect while auth.enabled is false: no key is demanded")
+    if not config.rate_limit.enabled:
+        for index, client in enumerate(config.auth.keys):
+            if client.rate_limit is not None or client.tokens_per_minute is not None:
+                yield Advice(f"auth.keys[{index}]", "has limits that have no effect while rate_limit.enabled is false")
+    elif config.rate_limit.storage == "memory://" and config.server.workers > 1:
+        yield Advice(
+            "rate_limit.storage",
+            f"memory:// counts in each of the {config.server.workers} workers by itself: together they let through "
+            f"{config.server.workers} times the limit; use redis://HOST:PORT/DB",
+        )
     if config.datasette.enabled and config.capture.enabled and not is_loopback(config.datasette.host):
         yield Advice(
             "datasette.host",

@@ -110,6 +110,7 @@ class GatewayMetrics:
         self.hook_errors = counter("hook_errors", "Exceptions caught in a step of the gateway.", ("addon", "hook"))
         self.tee_errors = counter("tee_errors", "Replies that could not be decoded (passed on all the same).", ())
         self.capture_dropped = counter("capture_dropped", "Captured parts that could not be written.", ("reason",))
+        self.limit_storage_errors = counter("rate_limit_storage_errors", "Failures of the Redis that shares limits.", ())
         self.backend_up = gauge("backend_up", "1 while the backend passes its health check.", ("backend",))
         self.spool_bytes = gauge("spool_bytes", "Size of the capture log not yet in the database.")
         info = gauge("build_info", "Version of llmtap and Python.", ("version", "python"))

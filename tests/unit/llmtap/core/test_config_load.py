@@ -244,7 +244,7 @@ SECRET = "hunter2-7f3a"
         f"backends:\n  - {{name: a, launch: {{model: m, command: '{SECRET} \"'}}}}\n",
         f"auth: {{keys: [{{name: k, key_sha256: {SECRET}}}]}}\n",
         f"rate_limit: {{storage: 'postgres://u:{SECRET}@h'}}\n",
-        f"rate_limit: {{enabled: true, storage: 'redis://u:{SECRET}@h'}}\n",
+        f"rate_limit: {{window_seconds: 0, storage: 'redis://u:{SECRET}@h'}}\n",
         "server: {port: '${env.SECRET}'}\n",
         "routing: {policy: '${env.SECRET}'}\n",
     ],
