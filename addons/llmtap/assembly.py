@@ -121,7 +121,7 @@ class Gateway:
         if self.writer is not None:
             self.writer.stop()
         for redis in self.redis.values():
-            redis.close_soon()
+            redis.close()
 
     def reload(self, config: c.Config) -> list[str]:
         """Take over what may change while requests run: keys. What else differs is named, and waits for a restart.
