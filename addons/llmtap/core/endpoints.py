@@ -72,6 +72,8 @@ def canonical_path(target: str) -> str | None:
     None for a target that no honest client sends and that a backend might read differently than we do: not
     origin-form, `//`, `.` or `..` segments, backslashes, control characters, a second layer of encoding, invalid UTF-8.
     """
+    if target in ENDPOINTS:  # nearly always: nothing to cut off or decode
+        return target
     raw = target.partition("?")[0]
     if not raw.startswith("/") or "#" in raw:
         return None

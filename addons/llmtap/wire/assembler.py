@@ -72,6 +72,11 @@ class Assembler(ABC):
         self.complete = True
         return content
 
+    def plain(self, reply: dict[str, Any]) -> Summary | None:
+        """The summary of the plainest kind of whole reply, for those that have a short way to it: equal to what `whole` and
+        `summary` come to. None: take the long way."""
+        return None
+
     def finish(self) -> None:
         """The reply is over. A stream that told no usage (aborted, or not asked) gets its completion tokens estimated:
         the token ids when they were sent, else one for each content event, as engines emit about a token an event."""

@@ -84,6 +84,7 @@ class BodyDecoder(Faulty):
         self._max = max_body
         self._size = 0
         self._pieces: list[bytes] = []
+        self._plain: Summary | None = None
 
     def feed(self, data: bytes) -> int:
         if self._error is not None or self._closed:
@@ -102,10 +103,12 @@ class BodyDecoder(Faulty):
         if self._error is not None or self._closed:
             return self._tell()
         self._closed = True
-        body = b"".join(self._pieces)
+        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
         try:
-            return int(self._assembler.whole(load_object(body)))
+            reply = load_object(body)
+            self._plain = self._assembler.plain(reply)
+            return 1 if self._plain is not None else int(self._assembler.whole(reply))
         except CutShort:
             return 0
         except WireError as error:
@@ -113,6 +116,8 @@ class BodyDecoder(Faulty):
 
     @property
     def summary(self) -> Summary:
+        if self._plain is not None:
+            return self._plain
         return self._mark(self._assembler.summary())
 
 
