@@ -22,6 +22,7 @@ from llmtap.request_log import RequestLog
 from llmtap.routing import Routing
 from llmtap.tee import TeeInstaller
 from llmtap.transforms import Transforms
+from llmtap.uploads import Uploads
 
 Kind = Literal["policy", "observer"]
 PHASES = ("on_requestheaders", "on_request", "on_responseheaders", "on_response", "on_finish")
@@ -68,7 +69,8 @@ class Gateway:
             self.capture = Capture(config, lambda reason, n: self.metrics.capture_dropped.labels(reason).inc(n))
             self.metrics.spool_bytes.set_function(lambda: self.capture.sink.spool_bytes if self.capture else 0)
             self.writer = WriterProcess(config, silent) if own_writer else None
-        self.routing = Routing(config, self.backends, self.backend_failed)
+        self.uploads = Uploads(config, self.backends)
+        self.routing = Routing(config, self.backends, self.backend_failed, self.uploads.streams)
         addons: list[tuple[Kind, Any]] = [
             ("policy", Transforms()),
             ("policy", self.routing),

@@ -116,6 +116,7 @@ class Capture:
                 overhead_ms=_ms(ex.overhead_s),
                 chunks=ex.chunks,
                 response_bytes=ex.reply_bytes,
+                request_bytes=None if ex.upload is None else ex.upload.received,
                 deltas=ex.deltas if self._timings and ex.deltas else None,
             )
         )
@@ -142,6 +143,7 @@ class Capture:
                 request_bytes=len(ex.body or b""),
                 body=ex.body or None,
                 body_is_json=bool(ex.parsed and ex.parsed.exact),
+                body_dropped=None if ex.upload is None else "streamed",
             )
         )
 

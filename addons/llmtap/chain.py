@@ -48,7 +48,7 @@ from llmtap.core.plan import FailureReason, Plan
 from llmtap.core.record import Outcome
 from llmtap.endpoints import Endpoints
 from llmtap.exchange import Exchange, is_cut, outcome_of_refusal, outcome_of_status
-from llmtap.lane import Lane, LaneLimits, default_mode, install, stock
+from llmtap.lane import Lane, LaneLimits, Upload, default_mode, install, stock
 from llmtap.lane.last_words import last_words as words_after
 from llmtap.opening import open_exchange, read_own_headers
 from llmtap.transcript import register as register_transcript
@@ -125,6 +125,7 @@ class Chain:
                 answer=self._lane_answer,
                 failing=self._failing,
                 last_words=self._lane_last_words,
+                uploading=self._uploading,
                 limits=limits,
                 before_replay=self._replayable,
             )
@@ -247,7 +248,29 @@ class Chain:
             return None
         ex.received = _now()
         ex.body = flow.request.raw_content
+        if ex.body is None and flow.request.stream:
+            ex.upload = _Unseen()  # a stock mode has sent it already, because another addon wanted that
         return self._run("on_request", flow, ex, then=self._forwarding)
+
+    async def _uploading(self, flow: http.HTTPFlow, upload: Upload) -> None:
+        """The lane sends this body as it comes: what is done at `request` has to be done now."""
+        ex = self._exchanges.get(flow)
+        if ex is None:
+            self.requestheaders(flow)  # another script kept that event from us (AddonHalt)
+            ex = self._exchanges.get(flow)
+        gateway = self._gateway
+        if ex is None or ex.refusal is not None or ex.received is not None or gateway is None:
+            return
+        ex.upload = upload
+        try:
+            await gateway.uploads.read(flow, ex, upload)
+        except ApiError as error:
+            self._refuse(flow, ex, error)
+            return
+        ex.received = _now()
+        waiting = self._run("on_request", flow, ex, then=self._forwarding)
+        if waiting is not None:
+            await waiting
 
     def _forwarding(self, flow: http.HTTPFlow, ex: Exchange) -> None:
         if ex.refusal is None:
@@ -521,6 +544,12 @@ _KILLED = "Connection killed."  # mitmproxy.flow.Error.KILLED_MESSAGE
 
 
 _now = time.monotonic
+
+
+class _Unseen:
+    """A body that was sent without coming by here."""
+
+    received = 0
 
 
 def gateway() -> Chain:

@@ -34,6 +34,13 @@ class TeeLike(Protocol):
     def close(self) -> None: ...
 
 
+class UploadLike(Protocol):
+    """A request body that is sent as it comes and never here as a whole: how much of it has come."""
+
+    @property
+    def received(self) -> int: ...
+
+
 class Exchange:
     """The state of one request. Fields are filled in the order of a request's life; None means "not known (yet)".
 
@@ -50,7 +57,8 @@ class Exchange:
     lane = False  # the gateway lane carries it: the plan is carried out, keys of backends are put on there
     # the body
     body: bytes | None = None  # as received
-    received: float | None = None  # the whole request had arrived
+    upload: UploadLike | None = None  # ... or sent on as it comes
+    received: float | None = None  # the whole request had arrived, or what of it is waited for
     parsed: ParsedRequest | None = None
     usage_injected = False
     # routing

@@ -24,6 +24,7 @@ class Endpoint:
     family: Family = "openai"
     generates: bool = False
     json_body: bool = True  # False: multipart or none
+    form: bool = False  # multipart/form-data, the model one of its fields
 
 
 _E = Endpoint
@@ -43,8 +44,8 @@ ENDPOINTS: dict[str, Endpoint] = {
     "/rerank": _E("rerank"),
     "/v1/rerank": _E("rerank"),
     "/v2/rerank": _E("rerank"),
-    "/v1/audio/transcriptions": _E("transcriptions", json_body=False),
-    "/v1/audio/translations": _E("translations", json_body=False),
+    "/v1/audio/transcriptions": _E("transcriptions", json_body=False, form=True),
+    "/v1/audio/translations": _E("translations", json_body=False, form=True),
     "/tokenize": _E("tokenize"),
     "/detokenize": _E("detokenize"),
     "/tokenizer_info": _E("tokenizer_info", methods=("GET",), json_body=False),

@@ -60,6 +60,10 @@ class Attempts:
         """The backend may finish although the client is gone."""
         return self.plan.on_client_disconnect == "drain"
 
+    @property
+    def may_retry(self) -> bool:
+        return not self._overdue
+
     # ---- the candidates
 
     async def obtain(self, flow: http.HTTPFlow) -> Upstream:
@@ -77,12 +81,12 @@ class Attempts:
                 failed = failure
                 if self._abandoned:
                     raise ClientGone from None
-                if self._overdue:
+                if not self.may_retry:
                     break
                 continue
             if upstream.reply.status in _RETRIED:
                 self._note("status")
-                if at + 1 < len(candidates) and not self._abandoned:
+                if at + 1 < len(candidates) and self.may_retry and not self._abandoned:
                     self.release()
                     continue
             return upstream

@@ -259,6 +259,10 @@ class ClientConnection(asyncio.Protocol):
         self._reading = (inbound, now)
         self._mark = (inbound.received, now)
 
+    def expect_nothing(self) -> None:
+        """Nobody waits for it any more, or we cannot take it for now."""
+        self._reading = None
+
     async def drained(self) -> None:
         """Until the client has taken enough of what was written, or is gone."""
         if self.write_paused and not self.dead:

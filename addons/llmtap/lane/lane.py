@@ -25,11 +25,13 @@ from llmtap.lane.limits import LaneLimits
 from llmtap.lane.listener import Listener, bind, server_tls
 from llmtap.lane.pool import Pool
 from llmtap.lane.refusals import Crowded
+from llmtap.lane.upload import Upload
 
 log = logging.getLogger("llmtap.lane")
 Answer = Callable[[http.HTTPFlow, ApiError], http.Response]
 Failing = Callable[[http.HTTPFlow, ApiError], None]
 LastWords = Callable[[http.HTTPFlow, ApiError, bytes], bytes]
+Uploading = Callable[[http.HTTPFlow, Upload], Awaitable[None] | None]
 Upstream = tuple[str, str, int]  # scheme, host, port
 
 
@@ -57,6 +59,7 @@ class Lane:
         self.plans: Plans = Attached[http.HTTPFlow, Plan]("plan")
         self.answer: Answer = plain_answer
         self.failing: Failing = lambda flow, error: None
+        self.uploading: Uploading = lambda flow, upload: None
         self.before_replay: Callable[[], Awaitable[None]] | None = None
         self.cutting = False  # a drain has run out of time: clients go because we do
         self.last_words: LastWords = last_words

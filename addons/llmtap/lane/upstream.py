@@ -39,6 +39,7 @@ class Upstream(asyncio.Protocol):
         self.reply = ReplyParser(pool.kinds)
         self.transport: asyncio.Transport
         self.sink: Callable[[bytes], None] | None = None
+        self.feeder: Callable[[bool], None] | None = None  # sends a body piece by piece: told when no more fits, and again
         self.failure: Exception | None = None
         self.busy = False
         self.answered = False  # at least one byte of the current response has come
@@ -86,6 +87,14 @@ class Upstream(asyncio.Protocol):
             self.fail(Failure("closed", "the backend closed the connection before its response was complete"))
         else:
             self.fail(Failure("reset", "the connection to the backend broke"))
+
+    def pause_writing(self) -> None:
+        if self.feeder is not None:
+            self.feeder(True)
+
+    def resume_writing(self) -> None:
+        if self.feeder is not None:
+            self.feeder(False)
 
     # ---- for the exchange
 

@@ -87,6 +87,11 @@ class Backends:
             raise NoHealthyBackend("no healthy backend serves this request; see /health/ready")
         raise NotFound(f"The model `{model}` does not exist.", code="model_not_found", param="model")
 
+    def one_model(self) -> bool:
+        """Whether it makes no difference which model a request names: there is one backend, or all serve one and the same."""
+        known = {b.fixed_models if b.fixed_models is not None else b.models for b in self._all.values()}
+        return len(self._all) < 2 or (len(known) == 1 and len(known.pop() or ()) == 1)
+
     def healthy(self) -> bool:
         return any(b.state == "up" for b in self._all.values())
 

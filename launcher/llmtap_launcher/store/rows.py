@@ -61,6 +61,7 @@ class Replied:
     meta: dict[str, Any]
     choices: list[tuple[Body, str | None]] = field(default_factory=list)
     deltas: str | None = None
+    request_bytes: int | None = None  # of a body that was sent on as it came
 
 
 def iso(us: int) -> str:
@@ -135,7 +136,7 @@ def replied(record: Record, endpoint: str | None) -> Replied:
             columns["ttft_ms"] = deltas[0] / 10
     content_type = _text(record.get("content_type")) or ""
     columns["tokens_per_second"] = _rate(columns, content_type.startswith(_STREAMS))
-    out = Replied(columns, _meta(summary))
+    out = Replied(columns, _meta(summary), request_bytes=_int(record.get("request_bytes")))
     _errors(columns, out.meta, summary, record, endpoint)
     if dropped := record.get("body_dropped"):
         out.meta["body_dropped"] = dropped

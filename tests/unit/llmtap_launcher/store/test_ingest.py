@@ -249,3 +249,14 @@ def test_an_exchange_without_any_messages(conn: sqlite3.Connection) -> None:
         '{"model":"e"}',
     )
     assert count(conn, "bodies") == 0
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_the_size_of_a_streamed_body_comes_with_the_end(conn: sqlite3.Connection, order: tuple[int, ...]) -> None:
+    asked = Begin("u1", START_US, "w0", "POST", "/v1/audio/transcriptions", "transcriptions", body_dropped="streamed")
+    replied = End("u1", START_US + 5, "ok", status=200, request_bytes=12_345)
+    records = [asked, replied, asked]
+    for index in order:
+        apply(conn, records[index])
+    assert row(conn)["request_bytes"] == 12_345
+    assert orjson.loads(row(conn)["params_json"]) == {"body_dropped": "streamed"}
