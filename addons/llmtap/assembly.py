@@ -57,6 +57,7 @@ class Gateway:
         """`view`: mitmproxy's list of flows, where there is one (mitmweb, the console), and how many finished ones it keeps.
         `silent`: the console has the terminal, nothing may be written to it."""
         self.config = config
+        self.health_changed: Callable[[], None] = lambda: None  # a backend came or went
         self.registry = CollectorRegistry()
         self.backends = Backends([_backend(b) for b in config.backends if b.url], config.routing.policy)
         self.metrics = GatewayMetrics(self.registry, config.metrics.max_model_len, self._known_model)
@@ -113,6 +114,7 @@ class Gateway:
 
     def _state_changed(self, backend: Backend) -> None:
         self.metrics.backend_up.labels(backend.name).set(1 if backend.state == "up" else 0)
+        self.health_changed()
 
 
 def _backend(b: c.Backend) -> Backend:
@@ -123,6 +125,8 @@ def _backend(b: c.Backend) -> Backend:
         host=url.hostname or "",
         port=url.port or (443 if tls else 80),
         tls=tls,
+        uds=url.path if url.scheme == "unix" else None,
+        drain=b.on_client_disconnect == "drain",
         api_key=b.api_key.get_secret_value() if b.api_key else None,
         fixed_models=tuple(b.models) if b.models is not None else None,
     )

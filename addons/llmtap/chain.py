@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -32,7 +33,7 @@ from llmtap.answers import error_response, last_words, own_headers, plain_failur
 from llmtap.assembly import Gateway, Step
 from llmtap.backstop import Backstop
 from llmtap.core.attached import Attached
-from llmtap.core.config import Config, Routing, Timeouts
+from llmtap.core.config import Config
 from llmtap.core.endpoints import canonical_path
 from llmtap.core.errors import (
     ApiError,
@@ -50,6 +51,8 @@ from llmtap.endpoints import Endpoints
 from llmtap.exchange import Exchange, is_cut, outcome_of_refusal, outcome_of_status
 from llmtap.lane import Lane, LaneLimits, Upload, default_mode, install, stock
 from llmtap.lane.last_words import last_words as words_after
+from llmtap.lane.listener import server_tls
+from llmtap.listening import CompatListener, read_tls
 from llmtap.opening import open_exchange, read_own_headers
 from llmtap.transcript import register as register_transcript
 
@@ -70,6 +73,8 @@ class Chain:
         self._plans: Attached[http.HTTPFlow, Plan] = Attached("plan")
         self._own: Attached[http.HTTPFlow, bool] = Attached("own answer")  # by our own endpoints: no exchanges
         self._lane: Lane | None = None  # None: one of mitmproxy's stock modes was asked for
+        self._tls: ssl.SSLContext | None = None  # for clients
+        self._compat: CompatListener | None = None
         self._held = False
         self._running = False
         self._started = asyncio.Event()
@@ -89,6 +94,10 @@ class Chain:
             return
         try:
             config = settings.load_config(ctx.options, settings.environment(), Path.cwd())
+            stock_mode = list(ctx.options.mode) != settings.DEFAULT_MODE
+            if stock_mode:
+                settings.refuse_in_stock_modes(config)
+            self._tls = read_tls(config.server, server_tls) if not stock_mode else None
             view = ctx.master.addons.get("view")
             flows = ctx.options.llmtap_view_flows
             self._gateway = Gateway(config, ctx.options.llmtap_writer, view, flows, silent=stock.in_console())
@@ -128,12 +137,12 @@ class Chain:
                 uploading=self._uploading,
                 limits=limits,
                 before_replay=self._replayable,
+                reuse_port=config.server.workers > 1,
             )
+            self._lane.set_server_tls(self._tls)
         else:
-            if config.timeouts != Timeouts() or config.routing.retries != Routing().retries:
-                log.warning(
-                    "llmtap: timeouts and routing.retries need the gateway mode (no --mode); %s does without", opts.mode[0]
-                )
+            for keys in settings.unused_in_stock_modes(config):
+                log.warning("llmtap: %s: needs the gateway mode (no --mode); %s does without", keys, opts.mode[0])
             if not opts.listen_host:
                 changes["listen_host"] = config.server.host
             if opts.listen_port is None:
@@ -152,10 +161,25 @@ class Chain:
         if self._running:
             return None  # the script was loaded again
         self._running = True
+        self._gateway.health_changed = self._follow_health
         self._gateway.start()
         if self._lane is None:
             stock.on_terminate(self._terminate)  # the lane drains by itself
         return stock.open_listeners() if self._held else None
+
+    def _follow_health(self) -> None:
+        """`server.compat_port` is open while a backend is healthy."""
+        gateway, lane = self._gateway, self._lane
+        if gateway is None or lane is None or lane.draining:
+            return
+        port, host = gateway.config.server.compat_port, ctx.options.listen_host or gateway.config.server.host
+        if self._compat is not None and self._compat.address != (host, port):
+            self._compat.close()
+            self._compat = None
+        if port is not None:
+            if self._compat is None:
+                self._compat = CompatListener(host, port, lane.listen)
+            self._compat.follow(gateway.backends.healthy())
 
     def started(self) -> None:
         """Every addon of this mitmproxy is running."""
@@ -194,6 +218,8 @@ class Chain:
         """Shutdown: whatever is still open ends here, before mitmproxy's own `error` hooks."""
         for ex, flow in list(self._live.items()):
             self._close(flow, ex, "lost", "the gateway stopped")
+        if self._compat is not None:
+            self._compat.close()
         if self._gateway is not None:
             self._gateway.stop()
             self._gateway = None

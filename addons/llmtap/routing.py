@@ -118,13 +118,19 @@ class Routing:
 
 
 def _target(backend: Backend) -> Target:
-    host = f"[{backend.host}]" if ":" in backend.host else backend.host
+    if backend.uds is not None:
+        host, header = "localhost", b"localhost"  # what the backend sees; nobody is asked for an address
+    else:
+        host = backend.host
+        header = f"{f'[{host}]' if ':' in host else host}:{backend.port}".encode()
     headers = ((b"authorization", f"Bearer {backend.api_key}".encode()),) if backend.api_key else ()
     return Target(
         backend=backend.name,
-        host=backend.host,
+        host=host,
         port=backend.port,
         tls=backend.tls,
-        host_header=f"{host}:{backend.port}".encode(),
+        uds=backend.uds,
+        host_header=header,
+        drain=backend.drain,
         headers=headers,
     )

@@ -10,13 +10,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from mitmproxy import options
 from mitmproxy.addonmanager import Loader
 
 from llmtap.core import config_load
-from llmtap.core.config import Config
+from llmtap.core.config import Config, Routing, Timeouts
 from llmtap.core.errors import ConfigError
 
 #: the mode mitmproxy has when nobody asked for one
@@ -51,8 +52,44 @@ def load_config(opts: options.Options, env: dict[str, str], cwd: Path) -> Config
     return config if target is None else config.with_urls([target])
 
 
+def refuse_in_stock_modes(config: Config) -> None:
+    """Raises ConfigError for what mitmproxy's own modes cannot do at all."""
+    problems = [
+        f"backends: {b.name}: a UNIX socket is reached in the gateway mode only; start without --mode"
+        for b in config.backends
+        if b.url is not None and b.url.startswith("unix:")
+    ]
+    if config.server.tls_cert is not None:
+        problems.append(
+            "server.tls_cert: serves the gateway mode only; give mitmproxy's own modes --certs, or start without --mode"
+        )
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def unused_in_stock_modes(config: Config) -> Iterator[str]:
+    """Keys that are set and have no effect there: mitmproxy goes on without them."""
+    if config.timeouts != Timeouts():
+        yield "timeouts"
+    if config.routing.retries != Routing().retries:
+        yield "routing.retries"
+    if config.server.compat_port is not None:
+        yield "server.compat_port"
+    if any(b.on_client_disconnect != "abort" for b in config.backends):
+        yield "backends.on_client_disconnect"
+
+
 def environment() -> dict[str, str]:
     return dict(os.environ)
 
 
-__all__ = ["DEFAULT_MODE", "ConfigError", "declare", "environment", "load_config", "reverse_target"]
+__all__ = [
+    "DEFAULT_MODE",
+    "ConfigError",
+    "declare",
+    "environment",
+    "load_config",
+    "refuse_in_stock_modes",
+    "reverse_target",
+    "unused_in_stock_modes",
+]

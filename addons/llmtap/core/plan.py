@@ -26,6 +26,7 @@ class Target:
     tls: bool = False
     uds: str | None = None
     host_header: bytes = b""
+    drain: bool = False  # as `Plan.on_client_disconnect`, for this backend
     headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
 
 

@@ -58,7 +58,8 @@ class Attempts:
     @property
     def drains(self) -> bool:
         """The backend may finish although the client is gone."""
-        return self.plan.on_client_disconnect == "drain"
+        plan = self.plan
+        return plan.on_client_disconnect == "drain" or (plan.served_by is not None and plan.served_by.drain)
 
     @property
     def may_retry(self) -> bool:

@@ -72,6 +72,8 @@ class Lane:
         self.pool = Pool(self.loop, self.limits, self.kinds, self.fire, self._upstream_tls)
         self._clients: set[ClientConnection] = set()
         self._listeners: set[Listener] = set()
+        self._server_tls: ssl.SSLContext | None = None
+        self.draining = False  # no more listeners, no more connections
         self._tasks: set[asyncio.Future[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._empty: asyncio.Future[None] | None = None
@@ -110,6 +112,13 @@ class Lane:
 
     # ---- listeners
 
+    def set_server_tls(self, tls: ssl.SSLContext | None) -> None:
+        """What clients are met with from now on, on every listener without TLS of its own; None: plain HTTP."""
+        self._server_tls = tls
+        for listener in self._listeners:
+            if listener.shared:
+                listener.tls = tls
+
     def listen(
         self,
         host: str,
@@ -119,11 +128,12 @@ class Lane:
         key: str | None = None,
         upstream: Upstream | None = None,
     ) -> Listener:
-        """Open one more listener now; `close()` of what comes back closes it. `cert` and `key`: files, for TLS.
+        """Open one more listener now; `close()` of what comes back closes it. `cert` and `key`: files, for TLS of its own
+        (default: what `set_server_tls` said).
 
         Raises OSError when the address cannot be had or the files do not serve.
         """
-        tls = server_tls(cert, key or cert) if cert is not None else None
+        tls = server_tls(cert, key or cert) if cert is not None else self._server_tls
         sockets = bind(host, port, self.reuse_port)
         refusal = error_body(Crowded("too many connections"), "openai")
         head = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\nretry-after: 1\r\n"
@@ -137,6 +147,7 @@ class Lane:
             full=lambda: len(self._clients) >= self.limits.max_connections,
             refusal=head + b"content-length: %d\r\n\r\n" % len(refusal) + refusal,
         )
+        listener.shared = cert is None
         self._listeners = {known for known in self._listeners if not known.closed} | {listener}
         if self._timer is None:
             self._timer = self.loop.call_later(self.limits.tick_s, self._tick)
@@ -211,6 +222,7 @@ class Lane:
     async def drain(self, seconds: float | None = None) -> None:
         """Accept no more, close idle connections, let requests in flight finish for `seconds` (default: the limits'), then
         cut what is left."""
+        self.draining = True
         for listener in self._listeners:
             listener.close()
         for client in list(self._clients):

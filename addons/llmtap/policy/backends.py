@@ -27,6 +27,8 @@ class Backend:
     host: str
     port: int
     tls: bool = False
+    uds: str | None = None  # path of a UNIX socket, instead of host and port
+    drain: bool = False  # it may finish what its client does not wait for any more
     api_key: str | None = field(default=None, repr=False)
     fixed_models: tuple[str, ...] | None = None
     models: tuple[str, ...] | None = None
@@ -39,6 +41,8 @@ class Backend:
     @property
     def url(self) -> str:
         """The base URL, without a trailing slash."""
+        if self.uds is not None:
+            return f"unix://{self.uds}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
 

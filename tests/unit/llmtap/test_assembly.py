@@ -10,6 +10,7 @@ from mitmproxy import http
 from llmtap.assembly import Gateway, steps_of
 from llmtap.core.config import Config
 from llmtap.exchange import Exchange
+from llmtap.health import Seen
 
 
 class Recorder:
@@ -70,3 +71,22 @@ def test_a_failed_connection_takes_a_backend_out_a_bad_answer_does_not(tmp_path:
     assert gateway.backends["a"].state == "down"
     labels = {"backend": "a", "reason": "refused"}
     assert gateway.registry.get_sample_value("llmtap_backend_failures_total", labels) == 1
+
+
+def test_a_backend_on_a_socket_that_may_finish(tmp_path: Path) -> None:
+    backends = [{"name": "a", "url": "unix:/run/vllm.sock", "on_client_disconnect": "drain"}]
+    gateway = build(tmp_path, backends=backends)
+    (backend,) = gateway.backends
+    assert (backend.uds, backend.drain, backend.url) == ("/run/vllm.sock", True, "unix:///run/vllm.sock")
+    gateway.stop()
+
+
+def test_who_wants_to_know_is_told_of_a_changed_backend(tmp_path: Path) -> None:
+    gateway = build(tmp_path)
+    told: list[bool] = []
+    gateway.health_changed = lambda: told.append(gateway.backends.healthy())
+    gateway.health.take(gateway.backends["a"], Seen("up"))
+    gateway.health.take(gateway.backends["a"], Seen("up"))
+    gateway.health.take(gateway.backends["a"], Seen("down"))
+    assert told == [True, False]
+    gateway.stop()

@@ -10,6 +10,7 @@ from mitmproxy.addonmanager import Loader
 from mitmproxy.test import taddons
 
 from llmtap import settings
+from llmtap.core.config import Config
 from llmtap.core.errors import ConfigError
 
 
@@ -61,3 +62,28 @@ def test_environment_is_a_copy() -> None:
     env = settings.environment()
     env["LLMTAP_TEST_ONLY"] = "1"
     assert "LLMTAP_TEST_ONLY" not in settings.environment()
+
+
+def test_what_stock_modes_cannot_do() -> None:
+    settings.refuse_in_stock_modes(Config())
+    config = Config.model_validate(
+        {"backends": [{"name": "a", "url": "unix:///x"}, {"name": "b", "url": "http://h"}], "server": {"tls_cert": "c"}}
+    )
+    with pytest.raises(ConfigError) as caught:
+        settings.refuse_in_stock_modes(config)
+    unix, tls = str(caught.value).splitlines()
+    assert unix.startswith("backends: a:") and "--mode" in unix and tls.startswith("server.tls_cert:")
+
+
+def test_what_stock_modes_leave_out() -> None:
+    assert list(settings.unused_in_stock_modes(Config())) == []
+    config = Config.model_validate(
+        {
+            "server": {"compat_port": 5000},
+            "timeouts": {"idle_s": 1},
+            "routing": {"retries": 0},
+            "backends": [{"name": "a", "url": "http://h", "on_client_disconnect": "drain"}],
+        }
+    )
+    unused = ["timeouts", "routing.retries", "server.compat_port", "backends.on_client_disconnect"]
+    assert list(settings.unused_in_stock_modes(config)) == unused
