@@ -20,12 +20,13 @@ from llmtap.metrics import GatewayMetrics
 from llmtap.policy.backends import Backend, Backends
 from llmtap.request_log import RequestLog
 from llmtap.routing import Routing
+from llmtap.sockets import Sockets
 from llmtap.tee import TeeInstaller
 from llmtap.transforms import Transforms
 from llmtap.uploads import Uploads
 
 Kind = Literal["policy", "observer"]
-PHASES = ("on_requestheaders", "on_request", "on_responseheaders", "on_response", "on_finish")
+PHASES = ("on_requestheaders", "on_request", "on_responseheaders", "on_response", "on_message", "on_finish")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ class Gateway:
         addons: list[tuple[Kind, Any]] = [
             ("policy", Transforms()),
             ("policy", self.routing),
+            ("observer", Sockets(keep=self.capture is not None)),
             ("observer", TeeInstaller(self.metrics.tee_errors.inc)),
         ]
         if self.capture is not None:

@@ -27,6 +27,7 @@ from typing import Any
 from mitmproxy import ctx, http
 from mitmproxy.addonmanager import Loader
 from mitmproxy.proxy import server_hooks
+from mitmproxy.websocket import WebSocketData
 
 from llmtap import settings
 from llmtap.answers import error_response, last_words, own_headers, plain_failure
@@ -337,9 +338,12 @@ class Chain:
 
     def websocket_message(self, flow: http.HTTPFlow) -> None:
         ex = self._exchanges.get(flow)
-        if ex is not None and flow.websocket is not None and not flow.websocket.messages[-1].from_client:
+        if ex is None or flow.websocket is None or ex.outcome != "open":
+            return
+        if not flow.websocket.messages[-1].from_client:
             ex.chunks += 1
             ex.reply_bytes += len(flow.websocket.messages[-1].content)
+        self._run_sync("on_message", flow, ex)
 
     def websocket_end(self, flow: http.HTTPFlow) -> None:
         ex = self._exchanges.get(flow)
@@ -353,14 +357,20 @@ class Chain:
         elif flow.response is not None and flow.response.status_code != 101:
             ex.status = flow.response.status_code  # another addon has refused the switch
             self._finish(flow, ex, outcome_of_status(ex.status))
+        elif self._stopped(socket):
+            self._close(flow, ex, "lost", "the gateway stopped")
         elif socket.close_code in _CLEAN_CLOSE or (socket.closed_by_client and socket.close_code != _ABNORMAL_CLOSE):
             self._finish(flow, ex, "ok")
         elif not socket.closed_by_client:
             self._close(flow, ex, "upstream_error", f"the backend ended the websocket with {socket.close_code}")
-        elif self._lane is not None and self._lane.cutting:
-            self._close(flow, ex, "lost", "the gateway stopped")
         else:
             self._close(flow, ex, "client_abort", "the client closed the connection")
+
+    def _stopped(self, socket: WebSocketData) -> bool:
+        """Whether it was us who ended it: the gateway stops, and neither side has said goodbye of its own."""
+        if self._lane is None or not self._lane.cutting:
+            return False
+        return socket.close_code == (_ABNORMAL_CLOSE if socket.closed_by_client else _GOING_AWAY)
 
     def error(self, flow: http.HTTPFlow) -> None:
         ex = self._exchanges.get(flow)
@@ -374,7 +384,7 @@ class Chain:
         if message == _CLIENT_GONE:
             if ex.tee is not None and ex.replied:
                 ex.tee.close()
-                if ex.status == 200 and ex.summary is not None and ex.summary.complete:
+                if ex.status == 200 and ex.summary is not None and ex.summary.complete and not _went_on(ex):
                     # it has all there is, and hung up between that and the end of the body, as SDKs do after [DONE]
                     self._finish(flow, ex, "ok")
                     return
@@ -566,10 +576,17 @@ _CLIENT_GONE = "Client disconnected."  # mitmproxy.proxy.layers.http._http1
 #: how a backend may end a websocket without anything being wrong: done, going away, no code given
 _CLEAN_CLOSE = (1000, 1001, 1005)
 _ABNORMAL_CLOSE = 1006  # without a close frame
+_GOING_AWAY = 1001  # what both sides are told when the gateway stops
 _KILLED = "Connection killed."  # mitmproxy.flow.Error.KILLED_MESSAGE
 
 
 _now = time.monotonic
+
+
+def _went_on(ex: Exchange) -> bool:
+    """Whether the backend went on after the client had left (`on_client_disconnect: drain`)."""
+    left = ex.plan.left_at if ex.plan is not None else None
+    return left is not None and ex.last_chunk is not None and ex.last_chunk > left
 
 
 class _Unseen:

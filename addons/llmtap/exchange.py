@@ -21,6 +21,7 @@ from llmtap.core.headers import Fields, by_name
 from llmtap.core.ids import new_ulid
 from llmtap.core.plan import Plan
 from llmtap.core.record import Outcome, Summary
+from llmtap.wire.realtime import Realtime
 from llmtap.wire.request import ParsedRequest
 
 Clock = Callable[[], float]
@@ -41,6 +42,17 @@ class UploadLike(Protocol):
     def received(self) -> int: ...
 
 
+class SocketLike(Protocol):
+    """The messages of a websocket: those that are kept, how many were not, the bytes that came from the client."""
+
+    messages: list[dict[str, Any]]
+    dropped: int
+    received: int
+    realtime: Realtime | None
+
+    def note(self, from_client: bool, is_text: bool, content: bytes, now: float) -> None: ...
+
+
 class Exchange:
     """The state of one request. Fields are filled in the order of a request's life; None means "not known (yet)".
 
@@ -57,6 +69,7 @@ class Exchange:
     lane = False  # the gateway lane carries it: the plan is carried out, keys of backends are put on there
     # the body
     body: bytes | None = None  # as received
+    socket: SocketLike | None = None  # once a message has passed
     upload: UploadLike | None = None  # ... or sent on as it comes
     received: float | None = None  # the whole request had arrived, or what of it is waited for
     parsed: ParsedRequest | None = None

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from support.certificate import subject, trusting, write_certificate
 from support.gateway import ROOT, SCRIPT, free_port, running_gateway, wait_up
 from support.lane import Peer, response, upstream
 from support.sim import running_sim
+from support.thread import in_thread
 from support.wait import eventually
 
 pytestmark = pytest.mark.integration
@@ -110,15 +109,6 @@ async def engine(peer: Peer) -> None:
             peer.send(response(head.split(b"ost: ")[1].split(b"\r\n")[0]))
         else:
             peer.send(response(b'{"object":"list","data":[{"id":"m","object":"model"}]}'))
-
-
-@contextlib.asynccontextmanager
-async def in_thread(context: Any) -> AsyncIterator[Any]:
-    entered = await asyncio.to_thread(context.__enter__)
-    try:
-        yield entered
-    finally:
-        await asyncio.to_thread(context.__exit__, None, None, None)
 
 
 @pytest.mark.parametrize("scheme", ["unix:", "unix://", "http+unix://"])

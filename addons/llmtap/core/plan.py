@@ -46,5 +46,6 @@ class Plan:
     attempts: int = 0
     served_by: Target | None = None
     error: ApiError | None = None  # what the lane answers, or would have answered had the head not been sent
+    left_at: float | None = None  # monotonic clock when the client had gone
     sent_at: float | None = None  # clock of the event loop when the request had been handed to the backend
     on_failure: Callable[[Target, FailureReason], None] | None = field(default=None, repr=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -201,6 +202,7 @@ class Attempts:
     def abandon(self) -> None:
         """The client is gone: stop at once; or, if the plan says so, let the backend finish."""
         self._abandoned = True
+        self.plan.left_at = time.monotonic()
         if self._upstream is not None and self.drains:
             self._upstream.resume()
         elif self._upstream is not None:

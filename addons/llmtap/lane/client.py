@@ -251,6 +251,10 @@ class ClientConnection(asyncio.Protocol):
         if self._relay is None:
             self.transport.close()
 
+    def stop(self) -> bool:
+        """Patience is over; see `Relay.stop`."""
+        return self._relay is not None and self._relay.stop()
+
     # ---- for the exchange
 
     def expect_body(self, inbound: Inbound) -> None:

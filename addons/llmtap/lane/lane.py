@@ -76,7 +76,7 @@ class Lane:
         self.draining = False  # no more listeners, no more connections
         self._tasks: set[asyncio.Future[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._empty: asyncio.Future[None] | None = None
+        self._moved: asyncio.Future[None] | None = None
 
     # ---- settings
 
@@ -166,8 +166,8 @@ class Lane:
         proxyserver = self._master.addons.get("proxyserver")
         if proxyserver is not None:
             mitm.forget_connection(proxyserver, client.conn.id)
-        if not self._clients and self._empty is not None and not self._empty.done():
-            self._empty.set_result(None)
+        if self._moved is not None and not self._moved.done():
+            self._moved.set_result(None)
 
     @property
     def connections(self) -> int:
@@ -219,21 +219,31 @@ class Lane:
 
     # ---- the end
 
+    async def _until(self, done: Callable[[], bool], at: float) -> None:
+        """Until `done`, looked at whenever a client or an exchange has gone, or the clock of the loop shows `at`."""
+        while not done() and (left := at - self.loop.time()) > 0:
+            self._moved = self.loop.create_future()
+            await asyncio.wait({self._moved, *self._tasks}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        self._moved = None
+
     async def drain(self, seconds: float | None = None) -> None:
         """Accept no more, close idle connections, let requests in flight finish for `seconds` (default: the limits'), then
-        cut what is left."""
+        say goodbye to websockets (1001), and cut what is left."""
         self.draining = True
         for listener in self._listeners:
             listener.close()
         for client in list(self._clients):
             client.close_when_idle()
-        if self._clients:
-            self._empty = self.loop.create_future()
-            await asyncio.wait([self._empty], timeout=self.limits.drain_s if seconds is None else seconds)
-            self.cutting = True
-            for client in list(self._clients):
-                client.transport.abort()
+        patience = self.limits.drain_s if seconds is None else seconds
+        # exchanges whose client has left, but which may end all the same, are running too
+        await self._until(lambda: not self._clients and not self._tasks, self.loop.time() + patience)
+        self.cutting = True
+        sockets = [client for client in list(self._clients) if client.stop()]
+        await self._until(lambda: self._clients.isdisjoint(sockets), self.loop.time() + self.limits.linger_s)
+        for client in list(self._clients):
+            client.transport.abort()
         self.pool.close()
+        await asyncio.sleep(0)  # what was closed is noted in the next turn of the loop
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

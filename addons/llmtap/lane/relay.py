@@ -23,7 +23,7 @@ from llmtap.lane.attempts import Attempts, default_plan
 from llmtap.lane.body import BodyWriter, Framing
 from llmtap.lane.head import wants_close
 from llmtap.lane.inbound import Inbound
-from llmtap.lane.refusals import ClientGone, Killed
+from llmtap.lane.refusals import ClientGone, Killed, Stopping
 from llmtap.lane.timing import Watch
 from llmtap.lane.tunnel import Tunnel
 from llmtap.lane.upload import Upload, UploadAttempts
@@ -407,6 +407,13 @@ class Relay:
         if not self._client.dead:
             self._client.transport.write(head)
         await tunnel.run(self._client.take_ahead(), upstream.reply.beyond)
+
+    def stop(self) -> bool:
+        """The gateway's patience is over: a websocket's peers are told (True). All else is cut with its connection."""
+        if self._tunnel is None:
+            return False
+        self._tunnel.fail(Stopping())
+        return True
 
     def inject(self, message: WebSocketMessage) -> bool:
         """A message somebody made, into this exchange's websocket. False when it has none."""

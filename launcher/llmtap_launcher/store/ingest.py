@@ -164,6 +164,12 @@ class Ingester:
                 "INSERT OR REPLACE INTO token_timings(exchange_id, deltas) SELECT id, ? FROM exchanges WHERE uid = ?",
                 (reply.deltas, uid),
             )
+        if reply is not None and reply.socket:
+            self._conn.executemany(
+                "INSERT OR REPLACE INTO websocket_messages(exchange_id, n, at_ms, from_client, content, bytes) "
+                "SELECT id, ?, ?, ?, ?, ? FROM exchanges WHERE uid = ?",
+                [(n, *said, uid) for n, said in enumerate(reply.socket)],
+            )
         if not created and pair.end is None:
             self._relink(uid, columns["input_tip"])
 

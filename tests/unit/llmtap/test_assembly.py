@@ -60,7 +60,7 @@ def test_policy_comes_before_what_watches(tmp_path: Path) -> None:
 def test_what_is_off_is_not_there(tmp_path: Path) -> None:
     gateway = build(tmp_path, capture={"enabled": False}, logging={"request_log": False})
     assert gateway.capture is None and gateway.writer is None
-    assert {s.name for steps in gateway.steps.values() for s in steps} == {"transforms", "routing", "tee", "metrics"}
+    assert {s.name for steps in gateway.steps.values() for s in steps} == {"transforms", "routing", "sockets", "tee", "metrics"}
 
 
 def test_a_failed_connection_takes_a_backend_out_a_bad_answer_does_not(tmp_path: Path) -> None:
