@@ -156,6 +156,11 @@ class Chain:
         """Whether there is a valid configuration."""
         return self._gateway is not None
 
+    @property
+    def in_flight(self) -> int:
+        """Exchanges that have begun and not ended."""
+        return len(self._live)
+
     def running(self) -> Awaitable[None] | None:
         if self._gateway is None:
             return None  # the configuration was bad: mitmproxy ends because an error was logged

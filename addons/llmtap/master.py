@@ -42,7 +42,36 @@ async def serve(config: str, confdir: str | None) -> None:
     # what exists now stays: the collector need not look at it again
     gc.collect()
     gc.freeze()
-    await master.run()
+    collecting = asyncio.create_task(collect_when_idle(lambda: chain.in_flight), name="llmtap gc")
+    try:
+        await master.run()
+    finally:
+        collecting.cancel()
+
+
+#: no full collection by itself; the young ones (fractions of a millisecond) stay as they are
+_GC = (2000, 20, 1_000_000)
+
+
+async def collect_when_idle(in_flight: Callable[[], int], every_s: float = 20.0, patience: int = 30) -> None:
+    """Full garbage collections at moments when few wait for us.
+
+    One with 4,000 streams open stops everything for 0.3 to 0.6 s (measured), and finds next to nothing: exchanges and
+    connections end without reference cycles. What other people's addons leave goes when the gateway is (nearly) idle, at
+    the latest after `patience` times `every_s` seconds.
+    """
+    gc.set_threshold(*_GC)
+    waited = 0
+    while True:
+        await asyncio.sleep(every_s)
+        waited += 1
+        if in_flight() <= _FEW or waited >= patience:
+            waited = 0
+            gc.collect()
+
+
+#: requests in flight at which a pause of some milliseconds does no harm
+_FEW = 8
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -80,7 +80,7 @@ class Attempts:
                 upstream = await self._attempt(flow, target)
             except Failure as failure:
                 self._note(failure.reason)
-                failed = failure
+                failed = failure.with_traceback(None)  # which knows this very frame
                 if self._abandoned:
                     raise ClientGone from None
                 if not self.may_retry:

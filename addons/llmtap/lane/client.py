@@ -130,6 +130,7 @@ class ClientConnection(asyncio.Protocol):
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
         self._gone()
+        self._parser.close()
         self.lane.closed(self)
         waiting = self.lane.fire("client_disconnected", self.conn)
         if waiting is not None:

@@ -102,6 +102,11 @@ class RequestParser:
     def in_head(self) -> bool:
         return self._now is not None and not self._head_done
 
+    def close(self) -> None:
+        """The connection has ended. Lets go of llhttp, which knows this object: a cycle would wait for the collector."""
+        self.dead = self._mute = True
+        del self._parser, self._ready
+
     def feed(self, data: bytes) -> None:
         """Parse. Never raises; what is wrong becomes a refused `Inbound`."""
         if self.dead:

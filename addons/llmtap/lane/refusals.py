@@ -43,3 +43,12 @@ class Stopping(Exception):
 
 class Killed(Exception):
     """The flow was killed in an interface or by an addon: no answer, the connection is cut."""
+
+
+def forget(error: BaseException) -> None:
+    """Done with this error: what its traceback and those of its causes hold (whole exchanges) need not wait for the collector."""
+    found: BaseException | None = error
+    while found is not None:
+        cause = found.__context__
+        found.__traceback__ = found.__context__ = None
+        found = cause

@@ -23,7 +23,7 @@ from llmtap.lane.attempts import Attempts, default_plan
 from llmtap.lane.body import BodyWriter, Framing
 from llmtap.lane.head import wants_close
 from llmtap.lane.inbound import Inbound
-from llmtap.lane.refusals import ClientGone, Killed, Stopping
+from llmtap.lane.refusals import ClientGone, Killed, Stopping, forget
 from llmtap.lane.timing import Watch
 from llmtap.lane.tunnel import Tunnel
 from llmtap.lane.upload import Upload, UploadAttempts
@@ -95,6 +95,7 @@ class Relay:
                 await self._serve(flow)
             except BaseException as error:
                 await self._end_badly(flow, error)
+                forget(error)
             if self._upload is not None:
                 self._upload.stop()
             if self._out.keep and not self._inbound.complete:

@@ -80,8 +80,10 @@ class Upstream(asyncio.Protocol):
         self.server.timestamp_end = time.time()
         self._pool.lost(self)
         if not self.busy or self.reply.complete:
+            self.reply.closed()
             return
-        if exc is None and self.reply.closed():
+        whole = self.reply.closed()
+        if exc is None and whole:
             self._wake()
         elif exc is None:
             self.fail(Failure("closed", "the backend closed the connection before its response was complete"))
