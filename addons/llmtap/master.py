@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import ctypes
 import gc
 import logging
 import signal
@@ -49,8 +51,23 @@ async def serve(config: str, confdir: str | None) -> None:
         collecting.cancel()
 
 
+def keep_memory() -> None:
+    """Let glibc keep up to 64 MB of freed memory. It would give a long prompt's back to the system after each request and
+    fetch it again for the next, page fault by page fault: a tenth of what such a request costs. No glibc: nothing happens.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_TRIM_THRESHOLD, 64 << 20)
+        mallopt(_M_TOP_PAD, 4 << 20)
+        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+
+
+# malloc.h
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+
+
 #: no full collection by itself; the young ones (fractions of a millisecond) stay as they are
-_GC = (2000, 20, 1_000_000)
+_GC = (2000, 5, 1_000_000)
 
 
 async def collect_when_idle(in_flight: Callable[[], int], every_s: float = 20.0, patience: int = 30) -> None:
@@ -90,6 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--config", required=True, metavar="FILE", help="configuration file (llmtap.yaml)")
     parser.add_argument("--confdir", metavar="DIR", help="mitmproxy's folder for certificates")
     arguments = parser.parse_args(argv)
+    keep_memory()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
             runner.run(serve(arguments.config, arguments.confdir))
