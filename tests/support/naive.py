@@ -22,6 +22,14 @@ ENDPOINTS = {
     "/v1/messages": "messages",
     "/v1/messages/count_tokens": "count_tokens",
     "/v1/embeddings": "embeddings",
+    "/v2/embed": "embeddings",
+    "/pooling": "pooling",
+    "/classify": "classify",
+    "/score": "score",
+    "/v1/score": "score",
+    "/rerank": "rerank",
+    "/v1/rerank": "rerank",
+    "/v2/rerank": "rerank",
     "/v1/models": "models",
     "/tokenize": "tokenize",
     "/detokenize": "detokenize",
@@ -65,7 +73,7 @@ def read(recording: Recording) -> dict[str, Any]:
         "error_message": None,
         "meta": [],
     }
-    text = recording.body.decode()
+    text = recording.body.decode("utf-8", "replace")
     if recording.status >= 400:
         _error(out, text)
     elif endpoint in ("chat", "chat_batch", "completions") and kind == "text/event-stream":
@@ -80,6 +88,11 @@ def read(recording: Recording) -> dict[str, Any]:
         _ollama(out, [json.loads(line) for line in text.splitlines() if line], endpoint)
     elif endpoint in ("tokenize", "detokenize", "count_tokens"):
         out["complete"] = True
+        out["meta"] = [name for name in ("count", "input_tokens", "max_model_len") if name in json.loads(text)]
+    elif endpoint in ("embeddings", "pooling", "classify", "score", "rerank"):
+        _numbers(out, recording)
+    elif kind == "text/event-stream" and '"object":"chat.completion.chunk"' in text:  # at a path nobody knows
+        _chat(out, [block[6:] for block in text.split("\n\n") if block.startswith("data: ")], "chat")
     else:
         out["understood"] = False
     if out["usage_source"] == "none" and out["content_events"] and kind != "application/json":
@@ -88,6 +101,19 @@ def read(recording: Recording) -> dict[str, Any]:
     out.pop("_ids", None)
     out["meta"] = sorted(set(out["meta"]))
     return out
+
+
+def _numbers(out: dict[str, Any], recording: Recording) -> None:
+    reply = recording.headers.get("metadata") or recording.body.decode("utf-8", "replace")
+    if not reply.startswith("{"):
+        out["understood"] = False
+        return
+    body = json.loads(reply)
+    out["complete"] = True
+    out["response_id"], out["model"] = body["id"], body["model"]
+    if "usage" in body:
+        out["usage"] = [body["usage"]["prompt_tokens"], body["usage"].get("completion_tokens"), None, None]
+        out["usage_source"] = "upstream"
 
 
 def _choice(index: int = 0, **more: Any) -> dict[str, Any]:

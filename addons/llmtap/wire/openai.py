@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmtap.core.record import Choice, Summary
+from llmtap.core.record import Choice, Summary, Usage
 from llmtap.wire.assembler import Assembler
+from llmtap.wire.engine_times import counts_of
 from llmtap.wire.merge import Call, Parts
 from llmtap.wire.shapes import Slot
 from llmtap.wire.usage import is_zero, openai_usage
@@ -87,6 +88,9 @@ class OpenAIAssembler(Assembler):
         # transformers serve and others never send [DONE]: a stream all of whose choices have finished is whole
         if self.streamed and self._parts and self.error_type is None:
             self.complete = self.complete or all(parts.finish_reason is not None for parts in self._parts.values())
+        counts = counts_of(self.meta.get("timings")) if self.usage.source == "none" else None
+        if counts is not None:
+            self.usage = Usage(*counts, source="upstream")
         super().finish()
 
     def slot(self, name: str, event: dict[str, Any]) -> Slot | None:
