@@ -55,14 +55,15 @@ def engine_times(meta: dict[str, Any]) -> EngineTimes | None:
     return None
 
 
-def counts_of(timings: Any) -> tuple[int, int] | None:
-    """Prompt (cached tokens included) and completion tokens of llama.cpp's `timings`, which it sends with every reply."""
+def counts_of(timings: Any) -> tuple[int, int, int] | None:
+    """Prompt (cached tokens included), completion and cached tokens of llama.cpp's `timings`, which come with every reply."""
     if type(timings) is not dict:
         return None
     prompt, completion = integer(timings.get("prompt_n")), integer(timings.get("predicted_n"))
     if prompt is None or completion is None:
         return None
-    return prompt + (integer(timings.get("cache_n")) or 0), completion
+    cached = integer(timings.get("cache_n")) or 0
+    return prompt + cached, completion, cached
 
 
 def _seconds(value: Any, per_second: float) -> float | None:

@@ -53,9 +53,10 @@ class LlamaAssembler(Assembler):
             reason = string(event.get("stop_type"))
             self._parts.finish_reason = _REASONS.get(reason or "", reason)
         self.note("timings", event.get("timings"))
+        counts = counts_of(event.get("timings"))
         evaluated, predicted = integer(event.get("tokens_evaluated")), integer(event.get("tokens_predicted"))
         if evaluated is not None and predicted is not None:
-            # evaluated is the whole prompt, whatever part of it was in the cache
-            self.usage = Usage(evaluated, predicted, integer(event.get("tokens_cached")), source="upstream")
-        elif (counts := counts_of(event.get("timings"))) is not None:
+            # `tokens_evaluated` is the whole prompt; `tokens_cached` is what the slot now holds, not what it held before
+            self.usage = Usage(evaluated, predicted, counts[2] if counts else None, source="upstream")
+        elif counts is not None:
             self.usage = Usage(*counts, source="upstream")

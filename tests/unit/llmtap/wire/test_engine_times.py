@@ -36,9 +36,9 @@ def test_seconds_whoever_wrote_them(meta: dict[str, Any], times: EngineTimes | N
 
 @pytest.mark.parametrize(
     ("timings", "counts"),
-    [(LLAMA, (13, 5)), ({"prompt_n": 9, "predicted_n": 5}, (9, 5)), ({"prompt_n": 9}, None), (None, None), ({}, None)],
+    [(LLAMA, (13, 5, 4)), ({"prompt_n": 9, "predicted_n": 5}, (9, 5, 0)), ({"prompt_n": 9}, None), (None, None), ({}, None)],
 )
-def test_counts_of_llama_cpp(timings: Any, counts: tuple[int, int] | None) -> None:
+def test_counts_of_llama_cpp(timings: Any, counts: tuple[int, int, int] | None) -> None:
     assert counts_of(timings) == counts
 
 

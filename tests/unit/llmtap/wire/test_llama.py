@@ -15,7 +15,7 @@ FINAL = {
     "tokens_predicted": 2,
     "tokens_evaluated": 9,
     "stop_type": "limit",
-    "tokens_cached": 4,
+    "tokens_cached": 11,
     "timings": {"prompt_n": 5, "predicted_n": 2, "cache_n": 4},
 }
 
@@ -48,7 +48,7 @@ def test_a_whole_reply() -> None:
 
 def test_timings_count_where_nothing_else_does() -> None:
     final = {name: value for name, value in FINAL.items() if not name.startswith("tokens_")}
-    assert stream(piece("Hel", 1), final).usage == Usage(9, 2, source="upstream")
+    assert stream(piece("Hel", 1), final).usage == Usage(9, 2, 4, source="upstream")
 
 
 def test_an_abort_counts_the_token_ids() -> None:
