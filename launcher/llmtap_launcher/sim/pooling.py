@@ -154,7 +154,7 @@ def _read(sim: Simulation, request: Request) -> tuple[PoolingRequest, str, list[
     if given is None or given == []:
         raise VllmError("You must pass at least one prompt")
     if isinstance(given, str) or isinstance(given[0], int):
-        return body, model, [_item(sim, cast("str | list[int]", given))]
+        return body, model, [_item(sim, given)]
     return body, model, [_item(sim, one) for one in cast("list[str | list[int]]", given)]
 
 
