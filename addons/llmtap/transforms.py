@@ -28,7 +28,8 @@ class Transforms:
                 self._read_form(flow, ex)
             return
         content_type = ex.headers(flow.request).get(b"content-type")
-        if content_type and content_type != b"application/json":
+        # Ollama reads JSON whatever it is called, and curl calls it a form
+        if content_type and content_type != b"application/json" and ex.endpoint.family != "ollama":
             kind = content_type.decode("utf-8", "replace").partition(";")[0].strip().lower()
             if kind and kind != "application/json" and not kind.endswith("+json"):
                 raise BadRequest(f"content-type must be application/json, not {kind[:80]!r}", param="content-type")

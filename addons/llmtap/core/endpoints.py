@@ -1,7 +1,8 @@
-"""The inference routes of vLLM: one table of path, short endpoint name and how a request to it is handled.
+"""The inference routes of vLLM and Ollama: one table of path, short endpoint name and how a request to it is handled.
 
 The table is the built-in allowlist: what is not in it (vLLM's control routes above all) is refused unless the
-configuration's `routing.allow_paths` names it. Source of the routes: vLLM 0.33's own sources and a running server.
+configuration's `routing.allow_paths` names it. So are Ollama's routes that change which models it has (pull, push, create,
+copy, delete, blobs). Source of the routes: vLLM 0.33's own sources and a running server; Ollama's API of August 2026.
 Endpoint names are short and fixed, because they label metrics and fill `exchanges.endpoint`.
 """
 
@@ -52,6 +53,14 @@ ENDPOINTS: dict[str, Endpoint] = {
     "/v1/realtime": _E("realtime", methods=("GET",), json_body=False),  # a websocket
     "/v1/models": _E("models", methods=("GET",), json_body=False),
     "/version": _E("version", methods=("GET",), json_body=False),
+    "/api/chat": _E("ollama_chat", family="ollama", generates=True),
+    "/api/generate": _E("ollama_generate", family="ollama", generates=True),
+    "/api/embed": _E("ollama_embed", family="ollama"),
+    "/api/embeddings": _E("ollama_embeddings", family="ollama"),
+    "/api/show": _E("ollama_show", family="ollama"),
+    "/api/tags": _E("ollama_tags", methods=("GET",), family="ollama", json_body=False),
+    "/api/ps": _E("ollama_ps", methods=("GET",), family="ollama", json_body=False),
+    "/api/version": _E("ollama_version", methods=("GET",), family="ollama", json_body=False),
 }
 
 #: `GET /v1/responses/{id}`, `POST /v1/responses/{id}/cancel`, `GET /v1/models/{name}` (names may contain slashes)

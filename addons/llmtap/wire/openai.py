@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmtap.core.record import Choice, Summary
+from llmtap.core.record import Choice, Summary, Usage
 from llmtap.wire.assembler import Assembler
+from llmtap.wire.engine_times import counts_of
 from llmtap.wire.merge import Call, Parts
 from llmtap.wire.shapes import Slot
 from llmtap.wire.usage import is_zero, openai_usage
@@ -87,6 +88,10 @@ class OpenAIAssembler(Assembler):
         # transformers serve and others never send [DONE]: a stream all of whose choices have finished is whole
         if self.streamed and self._parts and self.error_type is None:
             self.complete = self.complete or all(parts.finish_reason is not None for parts in self._parts.values())
+        # of one choice only
+        counts = counts_of(self.meta.get("timings")) if self.usage.source == "none" and len(self._parts) == 1 else None
+        if counts is not None:
+            self.usage = Usage(*counts, source="upstream")
         super().finish()
 
     def slot(self, name: str, event: dict[str, Any]) -> Slot | None:
@@ -98,6 +103,7 @@ class OpenAIAssembler(Assembler):
         parts = self._parts.get(index) if type(index) is int else None
         if parts is None or any(choice.get(member) is not None for member in _ENDING):
             return None
+        meta = self.meta  # not self: the shapes belong to it
         notes = {name: value for name in _NOTES if (value := extra(event.get(name))) is not None}
         delta = choice.get("delta")
         if type(delta) is dict:
@@ -113,7 +119,7 @@ class OpenAIAssembler(Assembler):
             role, to, path = None, parts.content, ("choices", 0, "text")
 
         def restore() -> None:
-            self.meta.update(notes)
+            meta.update(notes)
             if type(role) is str:
                 parts.role = role
 

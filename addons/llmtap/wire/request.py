@@ -81,6 +81,8 @@ def parse(endpoint: str, body: bytes) -> ParsedRequest:
     if type(obj) is not dict:
         raise WireError("the request body must be a JSON object")
     model = obj.get("model")
+    if model is None and endpoint == "ollama_show":
+        model = obj.get("name")  # its old name, which Ollama still takes
     if model is not None and type(model) is not str:
         raise WireError("`model` must be a string")
     stream = obj.get("stream")

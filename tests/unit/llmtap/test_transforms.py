@@ -94,3 +94,14 @@ def test_a_preflight_has_no_body() -> None:
     ex.method = "OPTIONS"
     Transforms().on_request(flow, ex)
     assert ex.parsed is None
+
+
+@pytest.mark.parametrize("content_type", ["", "application/x-www-form-urlencoded", "text/plain"])
+def test_ollama_reads_json_whatever_it_is_called(content_type: str) -> None:
+    body = b'{"model":"m","prompt":"x"}'
+    flow, ex = request("/api/generate", body, content_type)
+    Transforms().on_request(flow, ex)
+    assert ex.model == "m" and ex.stream and not ex.usage_injected
+    flow, ex = request("/v1/embeddings", body, content_type or "text/plain")
+    with pytest.raises(BadRequest):
+        Transforms().on_request(flow, ex)
