@@ -21,6 +21,7 @@ from llmtap.policy.backends import Backend, Backends
 from llmtap.request_log import RequestLog
 from llmtap.routing import Routing
 from llmtap.sockets import Sockets
+from llmtap.spool.lag import writer_lag_s
 from llmtap.tee import TeeInstaller
 from llmtap.transforms import Transforms
 from llmtap.uploads import Uploads
@@ -61,7 +62,13 @@ class Gateway:
         self.health_changed: Callable[[], None] = lambda: None  # a backend came or went
         self.registry = CollectorRegistry()
         self.backends = Backends([_backend(b) for b in config.backends if b.url], config.routing.policy)
-        self.metrics = GatewayMetrics(self.registry, config.metrics.max_model_len, self._known_model)
+        self.metrics = GatewayMetrics(
+            self.registry,
+            config.metrics.max_model_len,
+            self._known_model,
+            config.metrics.engine_label if config.metrics.vllm_names else None,
+            models=lambda: (model for b in self.backends for model in b.fixed_models or b.models or ()),
+        )
         self.health = Health(self.backends, config.routing.health_interval_s, config.timeouts.connect_s, self._state_changed)
         for backend in self.backends:
             self.metrics.backend_up.labels(backend.name).set(0)
@@ -70,6 +77,7 @@ class Gateway:
         if config.capture.enabled:
             self.capture = Capture(config, lambda reason, n: self.metrics.capture_dropped.labels(reason).inc(n))
             self.metrics.spool_bytes.set_function(lambda: self.capture.sink.spool_bytes if self.capture else 0)
+            self.metrics.spool_lag.read_from(lambda: _told(writer_lag_s(config.capture.dir)))
             self.writer = WriterProcess(config, silent) if own_writer else None
         self.uploads = Uploads(config, self.backends)
         self.routing = Routing(config, self.backends, self.backend_failed, self.uploads.streams)
@@ -117,6 +125,11 @@ class Gateway:
     def _state_changed(self, backend: Backend) -> None:
         self.metrics.backend_up.labels(backend.name).set(1 if backend.state == "up" else 0)
         self.health_changed()
+
+
+def _told(value: float | None) -> list[tuple[tuple[str, ...], float]]:
+    """The samples of a gauge that may not be known."""
+    return [] if value is None else [((), value)]
 
 
 def _backend(b: c.Backend) -> Backend:
