@@ -109,22 +109,21 @@ class GatewayMetrics(Measures):
         usage, parsed = summary.usage, ex.parsed
         generated = usage.completion_tokens
         if usage.prompt_tokens is not None:
-            n = parsed.n if parsed is not None else None
             # vLLM takes the prompt in once for each choice, and says it once in the usage
-            cell.prompt.value += usage.prompt_tokens * n if n else usage.prompt_tokens
+            n = min(parsed.n, len(summary.choices)) if parsed is not None and parsed.n else 0
+            cell.prompt.value += usage.prompt_tokens * n if n > 1 else usage.prompt_tokens
             cell.prompt_size.observe(usage.prompt_tokens)
         if generated is not None:
             cell.generated.value += generated
             cell.generation_size.observe(generated)
         if usage.cached_tokens:
             cell.cached.value += usage.cached_tokens
-        first, status = ex.first_content, ex.status
-        if first is not None and ex.stream and status is not None and 200 <= status < 300:
-            self._stream(cell, ex, first, generated)
+        if ex.first_content is not None and ex.stream and _began_well(ex):
+            self._stream(cell, ex, ex.first_content)
         if self.vllm is not None:
             self._as_vllm(self.vllm, cell, ex)
 
-    def _stream(self, cell: Cell, ex: Exchange, first: float, generated: int | None) -> None:
+    def _stream(self, cell: Cell, ex: Exchange, first: float) -> None:
         """The times of a stream that began well."""
         cell.ttft.observe(first - ex.started)
         gaps = ex.deltas[1:]
@@ -143,10 +142,10 @@ class GatewayMetrics(Measures):
         usage, ok = summary.usage, ex.outcome == "ok"
         if usage.source == "none":
             return
-        model, n = cell.where[1], parsed.n or 1
+        model, n = cell.where[1], max(1, min(parsed.n or 1, len(summary.choices)))
         first, last = ex.first_content, ex.last_chunk
         times = None
-        if first is not None and last is not None and ex.stream:
+        if first is not None and last is not None and ex.stream and _began_well(ex):
             choices, tokens = _shown(ex)
             times = (first - ex.started, token_gaps(ex.deltas[1:], choices, tokens))
         vllm.produced(
@@ -206,6 +205,11 @@ class GatewayMetrics(Measures):
 
     def _by_model(self, exchanges: Iterable[Exchange]) -> list[tuple[str, int]]:
         return [(labels[0], int(n)) for labels, n in _counted((self._label(ex.model),) for ex in exchanges)]
+
+
+def _began_well(ex: Exchange) -> bool:
+    """A stream whose client went away has 499, which came after its 200."""
+    return ex.status is not None and (200 <= ex.status < 300 or ex.outcome == "client_abort")
 
 
 def _shown(ex: Exchange) -> tuple[int, int | None]:

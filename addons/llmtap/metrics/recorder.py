@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Self
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 
 from llmtap.core.snapshot import snapshot
 from llmtap.metrics.measures import ANONYMOUS, NONE, OTHER, Cell, Measures, token_gaps
+from llmtap.metrics.recorded import RecordedRequest
 from llmtap.metrics.vllm_names import VllmNames
 
 _TICK = 10_000
@@ -99,7 +100,15 @@ class MetricsRecorder:
         key: str | None = None,
     ) -> RecordedRequest:
         """A request that has just come: it waits until `admitted` is called. Use it as a context manager."""
-        return RecordedRequest(self, model or self._model, stream, endpoint or self._endpoint, backend or self._backend, key)
+        return RecordedRequest(
+            self,
+            model or self._model,
+            stream,
+            endpoint or self._endpoint,
+            backend or self._backend,
+            key or self._key,
+            self._clock,
+        )
 
     # ---- single numbers
 
@@ -192,7 +201,9 @@ class MetricsRecorder:
         queue_seconds: float | None = None,
         n: int = 1,
         max_tokens: int | None = None,
-        **where: str,
+        endpoint: str | None = None,
+        backend: str | None = None,
+        key: str | None = None,
     ) -> None:
         """The end of a request, whatever its outcome (`ok`, `client_abort`, `upstream_error`, `timeout`, `rejected`, `cached`).
 
@@ -202,7 +213,7 @@ class MetricsRecorder:
         reasons = [finish_reason] if finish_reason is None or isinstance(finish_reason, str) else list(finish_reason)
         choices = max(1, len(reasons))
         with self._lock:
-            cell = self._cell(model, **where)
+            cell = self._cell(model, endpoint, backend, key)
             m = self._measures
             m.requests.at((*cell.where, outcome, str(status))).value += 1
             if e2e_seconds is not None:
@@ -262,118 +273,14 @@ class MetricsRecorder:
             cell = self._cells[where] = Cell(self._measures, where)
         return cell
 
-    def _gaps(self, cell: Cell, gaps: list[int], choices: int, tokens: int | None) -> None:
+    def observe_gaps(self, gaps: list[int], choices: int, tokens: int | None, model: str, **where: str) -> None:
+        """The gaps between the pieces of a whole stream, in 0.1 ms; see `token_gaps`."""
+        if not gaps:
+            return
         with self._lock:
+            cell = self._cell(model, **where)
             times = token_gaps(gaps, choices, tokens)
             cell.itl.observe_sorted(*times)
             cell.chunks.observe_sorted(sorted(gaps), 1 / _TICK)
             if self._vllm is not None:
                 self._vllm.at(cell.where[1]).itl.observe_sorted(*times)
-
-
-class RecordedRequest:
-    """One request, timed by calls as it goes. Leaving the `with` block ends it: `ok`, or by the exception `client_abort`
-    (cancelled, generator closed), `timeout` or `upstream_error`, unless `outcome` was called. Its calls come one at a time."""
-
-    def __init__(self, recorder: MetricsRecorder, model: str, stream: bool, endpoint: str, backend: str, key: str | None) -> None:
-        self._recorder = recorder
-        self._clock = recorder._clock
-        self._model, self._stream, self._backend = model, stream, backend
-        self._where = {"endpoint": endpoint, "backend": backend, **({"key": key} if key else {})}
-        self._started = self._clock()
-        self._sent: float | None = None
-        self._first: float | None = None
-        self._last: float | None = None
-        self._gaps: list[int] = []
-        self._tokens = 0
-        self._usage: tuple[int | None, int | None, int | None] = (None, None, None)
-        self._reasons: list[str | None] = ["stop"]
-        self._end: tuple[str, int] | None = None
-        self._over = False
-        recorder.increment_waiting(model)
-
-    def admitted(self) -> None:
-        """It is sent to a backend now. Waiting ends, running begins; later calls do nothing."""
-        if self._sent is None and not self._over:
-            self._sent = self._clock()
-            self._recorder.decrement_waiting(self._model)
-            self._recorder.increment_running(self._model, self._backend)
-
-    def token(self, count: int = 1) -> None:
-        """A piece of generated content has come (not the role chunk); `count`: how many tokens it is, as far as you know."""
-        now = self._clock()
-        if self._first is None:
-            self._first = now
-        elif self._last is not None:
-            self._gaps.append(round((now - self._last) * _TICK))
-        self._last = now
-        self._tokens += count
-
-    def usage(
-        self, prompt_tokens: int | None = None, generation_tokens: int | None = None, cached_tokens: int | None = None
-    ) -> None:
-        """What the server counted. Without it, a stream's tokens are those told by `token`."""
-        self._usage = (prompt_tokens, generation_tokens, cached_tokens)
-
-    def finish(self, *reasons: str | None) -> None:
-        """The finish reason of each choice."""
-        self._reasons = list(reasons)
-
-    def outcome(self, outcome: str, status: int) -> None:
-        """How it ended, where leaving the block does not tell."""
-        self._end = (outcome, status)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self.close(error)
-
-    def close(self, error: BaseException | None = None) -> None:
-        """End it. Only the first call counts."""
-        if self._over:
-            return
-        self._over = True
-        now, recorder = self._clock(), self._recorder
-        if self._sent is None:
-            recorder.decrement_waiting(self._model)
-        else:
-            recorder.decrement_running(self._model, self._backend)
-        outcome, status = self._end or _outcome(error)
-        prompt, generated, cached = self._usage
-        if generated is None and self._stream and self._tokens:
-            generated = self._tokens
-        good_stream = self._stream and 200 <= status < 300 or outcome == "client_abort"
-        decode = None
-        if self._first is not None and self._last is not None and good_stream:
-            recorder.observe_time_to_first_token(self._first - self._started, self._model, **self._where)
-            with recorder._lock:
-                cell = recorder._cell(self._model, **self._where)
-                recorder._gaps(cell, self._gaps, len(self._reasons) or 1, generated)
-            decode = self._last - self._first
-        sent = self._sent
-        recorder.finalize_request(
-            self._model,
-            outcome=outcome,
-            status=status,
-            finish_reason=self._reasons,
-            prompt_tokens=prompt,
-            generation_tokens=generated,
-            cached_tokens=cached,
-            e2e_seconds=now - self._started if sent is not None else None,
-            inference_seconds=now - sent if sent is not None else None,
-            queue_seconds=sent - self._started if sent is not None else None,
-            prefill_seconds=self._first - sent if sent is not None and self._first is not None and decode is not None else None,
-            decode_seconds=decode,
-            **self._where,
-        )
-
-
-def _outcome(error: BaseException | None) -> tuple[str, int]:
-    if error is None:
-        return "ok", 200
-    if isinstance(error, TimeoutError):
-        return "timeout", 504
-    if isinstance(error, Exception):
-        return "upstream_error", 502
-    return "client_abort", 499  # cancelled, or the generator of the reply was closed
