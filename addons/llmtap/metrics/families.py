@@ -176,7 +176,7 @@ class Histogram(Family):
         self.at(labels).observe(value)
 
     def dump(self) -> dict[str, Any]:
-        rows = [(labels, histo.counts, histo.total, histo.born) for labels, histo in self._values.items()]
+        rows = [(labels, histo.counts.copy(), histo.total, histo.born) for labels, histo in self._values.items()]
         return self.shell() | {"zeros": self.zeros, "bounds": self.bounds, "rows": rows}
 
     def absorb(self, dumped: dict[str, Any], alive: bool) -> None:
@@ -215,7 +215,7 @@ class Families(Collector):
     def __init__(self) -> None:
         self._all: list[Family] = []
         self._before: list[Callable[[], None]] = []
-        self._created = os.environ.get("PROMETHEUS_DISABLE_CREATED_SERIES", "").lower() not in ("true", "1", "t")
+        self.created = os.environ.get("PROMETHEUS_DISABLE_CREATED_SERIES", "").lower() not in ("true", "1", "t")
 
     def add[F: Family](self, family: F) -> F:
         """Take a family in; gives it back."""
@@ -262,7 +262,7 @@ class Families(Collector):
         """The families of now."""
         self.prepare()
         for family in self._all:
-            yield family.export(self._created)
+            yield family.export(self.created)
 
 
 def _made(dumped: dict[str, Any]) -> Family:

@@ -58,7 +58,8 @@ class BackendMetrics:
             # one that trickles header bytes for ever gets no second thread
             if backend.name not in questions or questions[backend.name].done():
                 questions[backend.name] = asyncio.ensure_future(asyncio.to_thread(self._scrape, backend))
-        await asyncio.wait(questions.values(), timeout=self._total_s + READ_S)
+        if questions:
+            await asyncio.wait(questions.values(), timeout=self._total_s + READ_S)
         answers = {
             name: question.result() if question.done() else Scraped(seconds=self._total_s + READ_S, error="too slow")
             for name, question in questions.items()
