@@ -106,8 +106,11 @@ class Gateway:
             addons.append(("policy" if config.capture.required else "observer", self.capture))
         if config.metrics.enabled:
             addons.append(("observer", self.metrics))
+        self.request_log: RequestLog | None = None
         if config.logging.request_log and not silent:
-            addons.append(("observer", RequestLog(config.logging.level, config.logging.json_format)))
+            log = config.logging
+            self.request_log = RequestLog(log.level, log.json_format, prompts=log.prompts)
+            addons.append(("observer", self.request_log))
         self.inspect = Inspect(view, view_flows) if view is not None else None
         if self.inspect is not None:
             addons.append(("observer", self.inspect))
@@ -128,6 +131,8 @@ class Gateway:
             self.share.stop()
         if self.inspect is not None:
             self.inspect.stop()
+        if self.request_log is not None:
+            self.request_log.stop()
         if self.capture is not None:
             self.capture.report()
             self.capture.stop()
