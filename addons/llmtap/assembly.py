@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -12,15 +13,19 @@ from prometheus_client import CollectorRegistry
 
 from llmtap.capture import Capture, WriterProcess
 from llmtap.core import config as c
+from llmtap.core.ids import new_ulid
 from llmtap.core.plan import FailureReason
 from llmtap.exchange import Exchange
 from llmtap.health import Health
 from llmtap.inspect import Inspect, View
 from llmtap.metrics import GatewayMetrics
+from llmtap.metrics.exposed import Exposed
+from llmtap.metrics.workers import Share
 from llmtap.policy.backends import Backend, Backends
 from llmtap.request_log import RequestLog
 from llmtap.routing import Routing
 from llmtap.sockets import Sockets
+from llmtap.spool.lag import writer_lag_s
 from llmtap.tee import TeeInstaller
 from llmtap.transforms import Transforms
 from llmtap.uploads import Uploads
@@ -53,15 +58,32 @@ class Gateway:
     """Everything that is built from one configuration."""
 
     def __init__(
-        self, config: c.Config, own_writer: bool, view: View | None = None, view_flows: int = 0, silent: bool = False
+        self,
+        config: c.Config,
+        own_writer: bool,
+        view: View | None = None,
+        view_flows: int = 0,
+        silent: bool = False,
+        shared_metrics: Path | None = None,
     ) -> None:
         """`view`: mitmproxy's list of flows, where there is one (mitmweb, the console), and how many finished ones it keeps.
-        `silent`: the console has the terminal, nothing may be written to it."""
+        `silent`: the console has the terminal, nothing may be written to it. `shared_metrics`: the folder in which the gateways
+        that share a port put their metrics together."""
         self.config = config
         self.health_changed: Callable[[], None] = lambda: None  # a backend came or went
         self.registry = CollectorRegistry()
         self.backends = Backends([_backend(b) for b in config.backends if b.url], config.routing.policy)
-        self.metrics = GatewayMetrics(self.registry, config.metrics.max_model_len, self._known_model)
+        self.metrics = GatewayMetrics(
+            self.registry,
+            config.metrics.max_model_len,
+            self._known_model,
+            config.metrics.engine_label if config.metrics.vllm_names else None,
+            models=lambda: (model for b in self.backends for model in b.fixed_models or b.models or ()),
+        )
+        self.share: Share | None = None
+        if shared_metrics is not None and config.metrics.enabled:
+            self.share = Share(self.metrics.families, shared_metrics, new_ulid())
+        self.exposed = Exposed(self.metrics.families, self.backends, self.share) if config.metrics.enabled else None
         self.health = Health(self.backends, config.routing.health_interval_s, config.timeouts.connect_s, self._state_changed)
         for backend in self.backends:
             self.metrics.backend_up.labels(backend.name).set(0)
@@ -70,6 +92,7 @@ class Gateway:
         if config.capture.enabled:
             self.capture = Capture(config, lambda reason, n: self.metrics.capture_dropped.labels(reason).inc(n))
             self.metrics.spool_bytes.set_function(lambda: self.capture.sink.spool_bytes if self.capture else 0)
+            self.metrics.spool_lag.read_from(lambda: _told(writer_lag_s(config.capture.dir)))
             self.writer = WriterProcess(config, silent) if own_writer else None
         self.uploads = Uploads(config, self.backends)
         self.routing = Routing(config, self.backends, self.backend_failed, self.uploads.streams)
@@ -81,9 +104,13 @@ class Gateway:
         ]
         if self.capture is not None:
             addons.append(("policy" if config.capture.required else "observer", self.capture))
-        addons.append(("observer", self.metrics))
+        if config.metrics.enabled:
+            addons.append(("observer", self.metrics))
+        self.request_log: RequestLog | None = None
         if config.logging.request_log and not silent:
-            addons.append(("observer", RequestLog(config.logging.level, config.logging.json_format)))
+            log = config.logging
+            self.request_log = RequestLog(log.level, log.json_format, prompts=log.prompts)
+            addons.append(("observer", self.request_log))
         self.inspect = Inspect(view, view_flows) if view is not None else None
         if self.inspect is not None:
             addons.append(("observer", self.inspect))
@@ -91,6 +118,8 @@ class Gateway:
 
     def start(self) -> None:
         self.health.start()
+        if self.share is not None:
+            self.share.start()
         if self.capture is not None:
             self.capture.start()
         if self.writer is not None:
@@ -98,8 +127,12 @@ class Gateway:
 
     def stop(self) -> None:
         self.health.stop()
+        if self.share is not None:
+            self.share.stop()
         if self.inspect is not None:
             self.inspect.stop()
+        if self.request_log is not None:
+            self.request_log.stop()
         if self.capture is not None:
             self.capture.report()
             self.capture.stop()
@@ -117,6 +150,11 @@ class Gateway:
     def _state_changed(self, backend: Backend) -> None:
         self.metrics.backend_up.labels(backend.name).set(1 if backend.state == "up" else 0)
         self.health_changed()
+
+
+def _told(value: float | None) -> list[tuple[tuple[str, ...], float]]:
+    """The samples of a gauge that may not be known."""
+    return [] if value is None else [((), value)]
 
 
 def _backend(b: c.Backend) -> Backend:

@@ -73,6 +73,7 @@ class Chain:
         self._answers: Attached[http.Request, Exchange] = Attached("exchange")
         self._plans: Attached[http.HTTPFlow, Plan] = Attached("plan")
         self._own: Attached[http.HTTPFlow, bool] = Attached("own answer")  # by our own endpoints: no exchanges
+        self._later: Attached[http.HTTPFlow, Callable[[], Awaitable[http.Response]]] = Attached("own answer to come")
         self._lane: Lane | None = None  # None: one of mitmproxy's stock modes was asked for
         self._tls: ssl.SSLContext | None = None  # for clients
         self._compat: CompatListener | None = None
@@ -101,13 +102,14 @@ class Chain:
             self._tls = read_tls(config.server, server_tls) if not stock_mode else None
             view = ctx.master.addons.get("view")
             flows = ctx.options.llmtap_view_flows
-            self._gateway = Gateway(config, ctx.options.llmtap_writer, view, flows, silent=stock.in_console())
+            shared = Path(ctx.options.llmtap_shared_metrics) if ctx.options.llmtap_shared_metrics else None
+            self._gateway = Gateway(config, ctx.options.llmtap_writer, view, flows, stock.in_console(), shared)
         except (ConfigError, SpoolError) as error:
             # no traceback for a user's mistake; an error logged while mitmproxy starts ends it with status 1
             for line in str(error).splitlines():
                 log.error("llmtap: %s", line)
             return
-        self._endpoints = Endpoints(self._gateway.backends, self._gateway.registry, self._stats, config.metrics.enabled)
+        self._endpoints = Endpoints(self._gateway.backends, self._stats, self._gateway.exposed)
         stock.install(self._stock_answer, self._last_words)
         self._set_options(config)
 
@@ -255,6 +257,11 @@ class Chain:
                     gateway.inspect.own_answer(flow)
                 flow.response = own
                 return
+            later = self._endpoints.later(flow.request, path)
+            if later is not None:
+                self._own[flow] = True
+                self._later[flow] = later
+                return
         ex = open_exchange(flow, path)
         ex.lane = self._lane is not None
         self._exchanges[flow] = ex
@@ -270,8 +277,11 @@ class Chain:
         self._run_sync("on_requestheaders", flow, ex)
 
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        if not flow.live or flow in self._own:
+        if not flow.live:
             return None
+        if flow in self._own:
+            later = self._later.get(flow)
+            return self._answer_later(flow, later) if later is not None else None
         ex = self._exchanges.get(flow)
         if ex is None or ex.outcome != "open":
             self.requestheaders(flow)  # another script kept that event from us (AddonHalt)
@@ -286,6 +296,10 @@ class Chain:
 
     async def _uploading(self, flow: http.HTTPFlow, upload: Upload) -> None:
         """The lane sends this body as it comes: what is done at `request` has to be done now."""
+        later = self._later.get(flow)
+        if later is not None:
+            await self._answer_later(flow, later)
+            return
         ex = self._exchanges.get(flow)
         if ex is None:
             self.requestheaders(flow)  # another script kept that event from us (AddonHalt)
@@ -303,6 +317,16 @@ class Chain:
         waiting = self._run("on_request", flow, ex, then=self._forwarding)
         if waiting is not None:
             await waiting
+
+    async def _answer_later(self, flow: http.HTTPFlow, later: Callable[[], Awaitable[http.Response]]) -> None:
+        self._later.pop(flow)
+        try:
+            flow.response = await later()
+        except Exception as error:
+            log.error("llmtap: %s failed", flow.request.path, exc_info=(type(error), error, error.__traceback__))
+            flow.response = error_response(InternalError("internal error"), None, flow.request)
+        if self._gateway is not None and self._gateway.inspect is not None:
+            self._gateway.inspect.own_answer(flow)
 
     def _forwarding(self, flow: http.HTTPFlow, ex: Exchange) -> None:
         if ex.refusal is None:

@@ -2,6 +2,7 @@
 
     llmtap_config   path of the YAML file (default: $LLMTAP_CONFIG, else ./llmtap.yaml, else built-in defaults)
     llmtap_view_flows  how many finished flows mitmweb and the console keep in their list (0: all)
+    llmtap_shared_metrics  the folder where several gateways of one port put their metrics together (the launcher makes it)
     llmtap_writer   whether the gateway starts a writer process of its own (the launcher runs one, and says false)
 
 `--mode reverse:URL` makes that URL the one backend, whatever the file says of backends.
@@ -28,6 +29,7 @@ def declare(loader: Loader) -> None:
     """Register the options. Called from `load`."""
     loader.add_option("llmtap_config", str, "", "llmtap: path of the configuration file.")
     loader.add_option("llmtap_view_flows", int, 1000, "llmtap: how many finished flows stay in the list of flows; 0 keeps all.")
+    loader.add_option("llmtap_shared_metrics", str, "", "llmtap: folder in which gateways on one port share their metrics.")
     loader.add_option("llmtap_writer", bool, True, "llmtap: start the process that writes captures into SQLite.")
 
 

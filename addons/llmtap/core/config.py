@@ -294,7 +294,8 @@ class Logging(t.Section):
     json_format: bool = Field(
         default=True, alias="json", description="One JSON object a line; on a terminal the log is readable text anyway."
     )
-    request_log: bool = Field(default=True, description="A line for every finished request (never its text).")
+    request_log: bool = Field(default=True, description="A line for every finished request, without its text.")
+    prompts: bool = Field(default=False, description="With its text: the last message or the prompt, up to 8192 characters.")
 
 
 class Price(t.Section):

@@ -47,8 +47,6 @@ NOT_YET: dict[str, Works] = {
     "store.retain_days": ONLY_THE_DEFAULT,
     "store.retain_bodies_days": ONLY_THE_DEFAULT,
     "store.max_gb": ONLY_THE_DEFAULT,
-    "metrics.vllm_names": ONLY_THE_DEFAULT,
-    "metrics.engine_label": ONLY_THE_DEFAULT,
     "prices": ONLY_THE_DEFAULT,
 }
 

@@ -45,6 +45,7 @@ class Plan:
     # noted by the lane
     attempts: int = 0
     served_by: Target | None = None
+    failures: tuple[FailureReason, ...] = ()  # of each attempt that failed, in order
     error: ApiError | None = None  # what the lane answers, or would have answered had the head not been sent
     left_at: float | None = None  # monotonic clock when the client had gone
     sent_at: float | None = None  # clock of the event loop when the request had been handed to the backend

@@ -171,6 +171,7 @@ class Attempts:
 
     def _note(self, reason: FailureReason) -> None:
         plan = self.plan
+        plan.failures += (reason,)
         if plan.on_failure is None or plan.served_by is None:
             return
         try:

@@ -54,7 +54,7 @@ PROMISED: dict[str, Any] = {
     "store": {"path": None, "retain_days": 30, "retain_bodies_days": 30, "max_gb": 50},
     "datasette": {"enabled": True, "host": "127.0.0.1", "port": 8001},
     "metrics": {"enabled": True, "vllm_names": False, "engine_label": "proxy", "max_model_len": 32768},
-    "logging": {"level": "INFO", "json": True, "request_log": True},
+    "logging": {"level": "INFO", "json": True, "request_log": True, "prompts": False},
     "prices": (),
 }
 
