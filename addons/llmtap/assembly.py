@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -57,6 +57,11 @@ def steps_of(addons: Iterable[tuple[Kind, Any]]) -> dict[str, list[Step]]:
 class Gateway:
     """Everything that is built from one configuration."""
 
+    registry: CollectorRegistry
+    metrics: GatewayMetrics
+    inspect: Inspect | None
+    share: Share | None
+
     def __init__(
         self,
         config: c.Config,
@@ -65,35 +70,45 @@ class Gateway:
         view_flows: int = 0,
         silent: bool = False,
         shared_metrics: Path | None = None,
+        before: Gateway | None = None,
     ) -> None:
         """`view`: mitmproxy's list of flows, where there is one (mitmweb, the console), and how many finished ones it keeps.
         `silent`: the console has the terminal, nothing may be written to it. `shared_metrics`: the folder in which the gateways
-        that share a port put their metrics together."""
+        that share a port put their metrics together. `before`: whose place it takes (`start`); what the two configurations have
+        in common is shared: counters, what is known of backends, the capture log, the writer. Raises SpoolError."""
         self.config = config
         self.health_changed: Callable[[], None] = lambda: None  # a backend came or went
-        self.registry = CollectorRegistry()
-        self.backends = Backends([_backend(b) for b in config.backends if b.url], config.routing.policy)
-        self.metrics = GatewayMetrics(
-            self.registry,
-            config.metrics.max_model_len,
-            self._known_model,
-            config.metrics.engine_label if config.metrics.vllm_names else None,
-            models=lambda: (model for b in self.backends for model in b.fixed_models or b.models or ()),
-        )
-        self.share: Share | None = None
-        if shared_metrics is not None and config.metrics.enabled:
-            self.share = Share(self.metrics.families, shared_metrics, new_ulid())
+        self.after: Gateway | None = None  # who has taken our place
+        self.backends = Backends(_backends(config, before), config.routing.policy)
+        if before is not None:
+            self.registry, self.metrics, self.share = before.registry, before.metrics, before.share
+        else:
+            self.registry = CollectorRegistry()
+            self.metrics = GatewayMetrics(
+                self.registry,
+                config.metrics.max_model_len,
+                self._known_model,
+                config.metrics.engine_label if config.metrics.vllm_names else None,
+                models=self._models,
+            )
+            self.share = None
+            if shared_metrics is not None and config.metrics.enabled:
+                self.share = Share(self.metrics.families, shared_metrics, new_ulid())
         self.exposed = Exposed(self.metrics.families, self.backends, self.share) if config.metrics.enabled else None
         self.health = Health(self.backends, config.routing.health_interval_s, config.timeouts.connect_s, self._state_changed)
         for backend in self.backends:
-            self.metrics.backend_up.labels(backend.name).set(0)
+            self.metrics.backend_up.labels(backend.name).set(1 if backend.state == "up" else 0)
         self.capture: Capture | None = None
         self.writer: WriterProcess | None = None
         if config.capture.enabled:
-            self.capture = Capture(config, lambda reason, n: self.metrics.capture_dropped.labels(reason).inc(n))
-            self.metrics.spool_bytes.set_function(lambda: self.capture.sink.spool_bytes if self.capture else 0)
-            self.metrics.spool_lag.read_from(lambda: _told(writer_lag_s(config.capture.dir)))
-            self.writer = WriterProcess(config, silent) if own_writer else None
+            if before is not None and before.capture is not None and before.config.capture == config.capture:
+                self.capture = before.capture
+            else:
+                self.capture = Capture(config, lambda reason, n: self.metrics.capture_dropped.labels(reason).inc(n))
+            if before is not None and before.writer is not None and _stored_alike(before.config, config):
+                self.writer = before.writer
+            else:
+                self.writer = WriterProcess(config, silent) if own_writer else None
         self.uploads = Uploads(config, self.backends)
         self.routing = Routing(config, self.backends, self.backend_failed, self.uploads.streams)
         addons: list[tuple[Kind, Any]] = [
@@ -111,38 +126,65 @@ class Gateway:
             log = config.logging
             self.request_log = RequestLog(log.level, log.json_format, prompts=log.prompts)
             addons.append(("observer", self.request_log))
-        self.inspect = Inspect(view, view_flows) if view is not None else None
+        self.inspect = before.inspect if before is not None else Inspect(view, view_flows) if view is not None else None
         if self.inspect is not None:
             addons.append(("observer", self.inspect))
         self.steps = steps_of(addons)
 
-    def start(self) -> None:
+    def start(self, before: Gateway | None = None) -> None:
+        """Call on the running event loop. `before`: as it was made with; it serves what runs under it until `stop`."""
+        if before is not None:
+            before.health.stop()
+            before.health_changed = lambda: None
+            before.after = self
+            for gone in {b.name for b in before.backends} - {b.name for b in self.backends}:
+                self.metrics.backend_up.remove(gone)
+        self.metrics.know_models(self._known_model, self._models)
+        self.metrics.spool_bytes.set_function(lambda: self.capture.sink.spool_bytes if self.capture else 0)
+        self.metrics.spool_lag.read_from(lambda: _told(writer_lag_s(self.config.capture.dir)) if self.capture else [])
         self.health.start()
-        if self.share is not None:
+        if self.share is not None and before is None:
             self.share.start()
-        if self.capture is not None:
+        if self.capture is not None and (before is None or before.capture is not self.capture):
             self.capture.start()
-        if self.writer is not None:
+        if self.writer is not None and (before is None or before.writer is not self.writer):
             self.writer.start()
 
-    def stop(self) -> None:
+    def stop(self, others: Iterable[Gateway] = ()) -> None:
+        """The end of all that `others`, who go on, do not use."""
+        others = list(others)
         self.health.stop()
-        if self.share is not None:
+        if self.share is not None and not others:
             self.share.stop()
-        if self.inspect is not None:
+        if self.inspect is not None and all(other.inspect is not self.inspect for other in others):
             self.inspect.stop()
         if self.request_log is not None:
             self.request_log.stop()
-        if self.capture is not None:
+        if self.capture is not None and all(other.capture is not self.capture for other in others):
             self.capture.report()
             self.capture.stop()
-        if self.writer is not None:
+        if self.writer is not None and all(other.writer is not self.writer for other in others):
             self.writer.stop()
 
+    def discard(self, before: Gateway) -> None:
+        """It will not take that place after all."""
+        if self.capture is not None and self.capture is not before.capture:
+            self.capture.stop()
+
     def backend_failed(self, name: str, reason: FailureReason) -> None:
+        if self.after is not None and self.after.shares(name, self):
+            self.after.backend_failed(name, reason)  # whose health checks find out when it is back
+            return
         self.metrics.backend_failures.labels(name, reason).inc()
         if reason in ("refused", "reset", "connect_timeout"):
             self.health.failed(name, reason)
+
+    def shares(self, name: str, other: Gateway) -> bool:
+        """Whether the backend of this name is the very same one for both."""
+        return any(b is o for b in self.backends for o in other.backends if b.name == name)
+
+    def _models(self) -> Iterator[str]:
+        return (model for b in self.backends for model in b.fixed_models or b.models or ())
 
     def _known_model(self, model: str) -> bool:
         return any(model in (b.fixed_models or b.models or ()) for b in self.backends)
@@ -155,6 +197,20 @@ class Gateway:
 def _told(value: float | None) -> list[tuple[tuple[str, ...], float]]:
     """The samples of a gauge that may not be known."""
     return [] if value is None else [((), value)]
+
+
+def _stored_alike(one: c.Config, other: c.Config) -> bool:
+    """Whether the same writer process serves both."""
+    return one.capture.dir == other.capture.dir and one.store == other.store
+
+
+def _backends(config: c.Config, before: Gateway | None) -> Iterator[Backend]:
+    """Those of the configuration; of one that has not changed all stays known: its health, its models, what runs there."""
+    known = {b.name: b for b in before.config.backends} if before is not None else {}
+    for b in config.backends:
+        if b.url is not None:
+            same = before is not None and known.get(b.name) == b
+            yield before.backends[b.name] if same and before is not None else _backend(b)
 
 
 def _backend(b: c.Backend) -> Backend:

@@ -53,7 +53,7 @@ from llmtap.exchange import Exchange, is_cut, outcome_of_refusal, outcome_of_sta
 from llmtap.lane import Lane, LaneLimits, Upload, default_mode, install, stock
 from llmtap.lane.last_words import last_words as words_after
 from llmtap.lane.listener import server_tls
-from llmtap.listening import CompatListener, read_tls
+from llmtap.listening import CompatListener, read_tls, try_address
 from llmtap.opening import open_exchange, read_own_headers
 from llmtap.transcript import register as register_transcript
 
@@ -77,6 +77,8 @@ class Chain:
         self._lane: Lane | None = None  # None: one of mitmproxy's stock modes was asked for
         self._tls: ssl.SSLContext | None = None  # for clients
         self._compat: CompatListener | None = None
+        self._under: dict[Exchange, Gateway] = {}  # what began before the configuration was loaded again
+        self._again = False
         self._held = False
         self._running = False
         self._started = asyncio.Event()
@@ -88,10 +90,14 @@ class Chain:
 
     def load(self, loader: Loader) -> None:
         self._unloaded = False
+        self._again = self._gateway is not None
         settings.declare(loader)
         self._held = stock.hold_listeners()
 
     def configure(self, updated: set[str]) -> None:
+        if self._gateway is not None and (self._again or "llmtap_config" in updated):
+            self._again = False
+            self.reload_file()
         if self._gateway is not None or ("llmtap_config" not in updated and "mode" not in updated):
             return
         try:
@@ -109,9 +115,79 @@ class Chain:
             for line in str(error).splitlines():
                 log.error("llmtap: %s", line)
             return
-        self._endpoints = Endpoints(self._gateway.backends, self._stats, self._gateway.exposed)
+        self._serve(self._gateway)
         stock.install(self._stock_answer, self._last_words)
-        self._set_options(config)
+
+    def _serve(self, gateway: Gateway) -> None:
+        """What is new goes through `gateway` from now on."""
+        self._gateway = gateway
+        self._endpoints = Endpoints(gateway.backends, self._stats, gateway.exposed)
+        self._set_options(gateway.config)
+
+    def reload_file(self) -> bool:
+        """Read the configuration again (the script was loaded again, SIGHUP). One that is wrong is told, and nothing changes."""
+        try:
+            self.reload(settings.load_config(ctx.options, settings.environment(), Path.cwd()))
+        except ConfigError as error:
+            for line in str(error).splitlines():
+                log.error("llmtap: %s", line)
+            log.error("llmtap: the configuration stays as it was")
+            return False
+        return True
+
+    def reload(self, config: Config) -> None:
+        """Go over to another configuration: what runs ends under the one it began with, counters go on, listeners follow.
+
+        Raises ConfigError, and then nothing has changed."""
+        old = self._gateway
+        if old is None or not self._running:
+            raise ConfigError("the gateway is not running")
+        if self._lane is None:
+            settings.refuse_in_stock_modes(config)
+        tls = read_tls(config.server, server_tls) if self._lane is not None else None
+        try:
+            view, flows = ctx.master.addons.get("view"), ctx.options.llmtap_view_flows
+            new = Gateway(config, ctx.options.llmtap_writer, view, flows, silent=stock.in_console(), before=old)
+        except SpoolError as error:
+            raise ConfigError(f"capture.dir: {error}") from None
+        if self._lane is not None and (host_port := self._address(config)) != self._address(old.config):
+            try:
+                try_address(*host_port)
+            except ConfigError:
+                new.discard(old)
+                raise
+        for key in settings.needs_restart(old.config, config):
+            log.warning("llmtap: %s has changed, which takes a restart", key)
+        for ex in self._live:
+            self._under.setdefault(ex, old)
+        self._tls = tls
+        self._serve(new)
+        new.health_changed = self._follow_health
+        new.start(before=old)
+        self._follow_health()
+        self._leave(old)
+        log.info("llmtap: the configuration was loaded again")
+
+    @staticmethod
+    def _address(config: Config) -> tuple[str, int]:
+        """What the gateway listens on."""
+        return ctx.options.listen_host or config.server.host, ctx.options.listen_port or config.server.port
+
+    def _gateway_of(self, ex: Exchange) -> Gateway | None:
+        """That under which the exchange began."""
+        return self._under.get(ex, self._gateway) if self._under else self._gateway
+
+    def _ended(self, ex: Exchange) -> None:
+        """An exchange that began under another configuration is over."""
+        gateway = self._under.pop(ex, None)
+        if gateway is not None:
+            self._leave(gateway)
+
+    def _leave(self, gateway: Gateway) -> None:
+        """Stop it, unless something still runs under it."""
+        running = set(self._under.values())
+        if gateway not in running:
+            gateway.stop(running if self._gateway is None else {self._gateway, *running})
 
     def _set_options(self, config: Config) -> None:
         opts = ctx.options
@@ -128,9 +204,8 @@ class Chain:
             changes["store_streamed_bodies"] = True  # else there is nothing to look at
             if "web_columns" in opts and list(opts.web_columns) == list(opts.default("web_columns")):
                 changes["web_columns"] = [*opts.web_columns, "comment"]
-        if list(opts.mode) == settings.DEFAULT_MODE:
-            host, port = opts.listen_host or config.server.host, opts.listen_port or config.server.port
-            changes["mode"] = [default_mode(host, port)]
+        if self._lane is not None or list(opts.mode) == settings.DEFAULT_MODE:
+            changes["mode"] = [default_mode(*self._address(config))]
             limits = LaneLimits(max_body_bytes=config.server.max_body_mb << 20, drain_s=config.server.drain_timeout_s)
             self._lane = install(
                 plans=self._plans,
@@ -173,6 +248,7 @@ class Chain:
         self._gateway.start()
         if self._lane is None:
             stock.on_terminate(self._terminate)  # the lane drains by itself
+        stock.on_hangup(self.reload_file)
         return stock.open_listeners() if self._held else None
 
     def _follow_health(self) -> None:
@@ -180,7 +256,7 @@ class Chain:
         gateway, lane = self._gateway, self._lane
         if gateway is None or lane is None or lane.draining:
             return
-        port, host = gateway.config.server.compat_port, ctx.options.listen_host or gateway.config.server.host
+        port, host = gateway.config.server.compat_port, self._address(gateway.config)[0]
         if self._compat is not None and self._compat.address != (host, port):
             self._compat.close()
             self._compat = None
@@ -304,8 +380,10 @@ class Chain:
         if ex is None:
             self.requestheaders(flow)  # another script kept that event from us (AddonHalt)
             ex = self._exchanges.get(flow)
-        gateway = self._gateway
-        if ex is None or ex.refusal is not None or ex.received is not None or gateway is None:
+        if ex is None or ex.refusal is not None or ex.received is not None:
+            return
+        gateway = self._gateway_of(ex)
+        if gateway is None:
             return
         ex.upload = upload
         try:
@@ -436,9 +514,9 @@ class Chain:
             return
         silent = message == "timeout"
         failure = UpstreamTimeout("the backend was silent for too long") if silent else UpstreamFailed(plain_failure(message))
-        if ex.backend is not None and self._gateway is not None:
+        if ex.backend is not None and (gateway := self._gateway_of(ex)) is not None:
             reason: FailureReason = "refused" if flow.server_conn.timestamp_tcp_setup is None else "closed"
-            self._gateway.backend_failed(ex.backend, reason)
+            gateway.backend_failed(ex.backend, reason)
         self._failed(flow, ex, failure)
 
     def _failed(self, flow: http.HTTPFlow, ex: Exchange, failure: ApiError) -> None:
@@ -473,6 +551,8 @@ class Chain:
         if ex.finalise(outcome, _now()):
             self._live.pop(ex, None)
             self._run_sync("on_finish", flow, ex)
+            if self._under:
+                self._ended(ex)
             if self._idle is not None and not self._live:
                 # one more turn of the loop: the last bytes are still to be sent
                 asyncio.get_running_loop().call_later(0.05, self._idle.set)
@@ -481,7 +561,7 @@ class Chain:
 
     def _run_sync(self, phase: str, flow: http.HTTPFlow, ex: Exchange) -> None:
         """Run a phase whose steps never wait."""
-        for step in self._steps(phase):
+        for step in self._steps(phase, ex):
             try:
                 step.call(flow, ex)
             except Exception as error:
@@ -492,7 +572,7 @@ class Chain:
         self, phase: str, flow: http.HTTPFlow, ex: Exchange, then: Callable[[http.HTTPFlow, Exchange], None]
     ) -> Awaitable[None] | None:
         """Run a phase; an awaitable comes back only when a step has to wait."""
-        steps = self._steps(phase)
+        steps = self._steps(phase, ex)
         for i, step in enumerate(steps):
             try:
                 waiting = step.call(flow, ex)
@@ -530,8 +610,9 @@ class Chain:
                     return
         then(flow, ex)
 
-    def _steps(self, phase: str) -> list[Step]:
-        return self._gateway.steps[phase] if self._gateway is not None else []
+    def _steps(self, phase: str, ex: Exchange) -> list[Step]:
+        gateway = self._gateway if not self._under else self._gateway_of(ex)
+        return gateway.steps[phase] if gateway is not None else []
 
     def _caught(self, step: Step, phase: str, flow: http.HTTPFlow, ex: Exchange, error: Exception) -> bool:
         """Deal with what a step raised. True when the request is refused and the phase ends."""

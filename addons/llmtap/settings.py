@@ -81,6 +81,18 @@ def unused_in_stock_modes(config: Config) -> Iterator[str]:
         yield "backends.on_client_disconnect"
 
 
+def needs_restart(old: Config, new: Config) -> Iterator[str]:
+    """Keys that have changed and that a running gateway cannot follow (or that are the launcher's)."""
+    for key, differs in {
+        "server.workers": old.server.workers != new.server.workers,
+        "server.web": old.server.web != new.server.web,
+        "metrics.max_model_len": old.metrics.max_model_len != new.metrics.max_model_len,
+        "datasette": old.datasette != new.datasette,
+    }.items():
+        if differs:
+            yield key
+
+
 def environment() -> dict[str, str]:
     return dict(os.environ)
 
@@ -91,6 +103,7 @@ __all__ = [
     "declare",
     "environment",
     "load_config",
+    "needs_restart",
     "refuse_in_stock_modes",
     "reverse_target",
     "unused_in_stock_modes",

@@ -107,6 +107,10 @@ class Counter(Family):
         """The same, as prometheus_client has it."""
         return self.at(values)
 
+    def remove(self, *values: str) -> None:
+        """Tell no more of it."""
+        self._values.pop(values, None)
+
     def inc(self, by: float = 1) -> None:
         """Add to the one number of a family without labels."""
         self.at(()).value += by

@@ -47,7 +47,7 @@ class GatewayMetrics(Measures):
     ) -> None:
         super().__init__(max_model_len)
         self.registry = registry
-        self._known_model = known_model
+        self._known_model, self._served = known_model, models
         self._max_model_len = max_model_len
         self._models: set[str] = set()
         self._cells: dict[tuple[str, str | None, str | None, str | None], Cell] = {}
@@ -65,7 +65,7 @@ class GatewayMetrics(Measures):
                 max_model_len,
                 running=lambda: self._by_model(self._running_now),
                 waiting=lambda: self._by_model(self._waiting_now),
-                models=models,
+                models=lambda: self._served(),
             )
         registry.register(self.families)
 
@@ -78,6 +78,10 @@ class GatewayMetrics(Measures):
     def dequeue(self, ex: Exchange) -> None:
         """It waits no more. Needed only where neither forwarding nor the end follows at once."""
         self._waiting_now.discard(ex)
+
+    def know_models(self, known: Callable[[str], bool], models: Callable[[], Iterable[str]]) -> None:
+        """Another configuration, as for the constructor; models that have a label of their own keep it."""
+        self._known_model, self._served = known, models
 
     def on_request(self, flow: http.HTTPFlow, ex: Exchange) -> None:
         if ex.plan is not None:

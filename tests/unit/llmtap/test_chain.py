@@ -16,7 +16,7 @@ from mitmproxy.websocket import WebSocketData, WebSocketMessage
 
 from llmtap.assembly import Gateway, Step, steps_of
 from llmtap.chain import Chain
-from llmtap.core.errors import BadRequest, Forbidden
+from llmtap.core.errors import BadRequest, ConfigError, Forbidden
 from llmtap.exchange import Exchange
 from llmtap.spool.reader import read
 
@@ -352,3 +352,36 @@ def test_names_do_not_collide_with_hooks() -> None:
     expected |= {"websocket_message", "websocket_end"}
     assert public & set(hooks.all_hooks) == expected
     assert "addons" not in public
+
+
+# ---- another configuration
+
+
+async def test_a_gateway_that_does_not_run_takes_no_other_configuration(under: Under) -> None:
+    with pytest.raises(ConfigError, match="not running"):
+        under.chain.reload(under.gateway.config)
+    assert under.chain.reload_file() is False
+
+
+async def test_what_began_before_ends_as_it_began(under: Under, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain, old = under.chain, under.gateway
+    chain._running = True
+    flow = post()
+    chain.requestheaders(flow)
+    assert chain.request(flow) is None
+    stopped: list[Gateway] = []
+    monkeypatch.setattr(Gateway, "stop", lambda self, others=(): stopped.append(self))
+    chain.reload(old.config.model_copy(update={"backends": ()}))
+    assert under.gateway is not old and stopped == [] and old.after is under.gateway
+    refused = post()
+    chain.requestheaders(refused)
+    assert chain.request(refused) is None
+    assert refused.response is not None and refused.response.status_code == 503, "nobody is there for what is new"
+    chain.response(refused)
+    answered(flow)
+    chain.responseheaders(flow)
+    chain.response(flow)
+    assert [ex.outcome for ex in under.recorder.ended] == ["ok"] and stopped == [old]
+    monkeypatch.undo()
+    old.health.stop()
+    under.gateway.health.stop()

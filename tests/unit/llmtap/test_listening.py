@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from llmtap.core.config import Server
 from llmtap.core.errors import ConfigError
 from llmtap.lane.listener import server_tls
-from llmtap.listening import CompatListener, read_tls
+from llmtap.listening import CompatListener, read_tls, try_address
 from support.certificate import write_certificate
 
 
@@ -51,6 +52,17 @@ def test_files_that_do_not(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:
             read_tls(server, server_tls)
         assert words in str(caught.value) and "\n" not in str(caught.value), server
+
+
+def test_an_address_that_can_be_had_and_one_that_cannot() -> None:
+    try_address("127.0.0.1", 0)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"server: cannot listen on 127.0.0.1:{port}: "):
+            try_address("127.0.0.1", port)
+    try_address("127.0.0.1", port)
+    with pytest.raises(ConfigError):
+        try_address("no.such.host.invalid", 5)
 
 
 class Port:

@@ -87,3 +87,12 @@ def test_what_stock_modes_leave_out() -> None:
     )
     unused = ["timeouts", "routing.retries", "server.compat_port", "backends.on_client_disconnect"]
     assert list(settings.unused_in_stock_modes(config)) == unused
+
+
+def test_what_takes_a_restart() -> None:
+    old = Config()
+    assert list(settings.needs_restart(old, Config.model_validate({"routing": {"retries": 1}, "server": {"port": 1}}))) == []
+    new = Config.model_validate(
+        {"server": {"workers": 2, "web": True}, "metrics": {"max_model_len": 5}, "datasette": {"enabled": False}}
+    )
+    assert list(settings.needs_restart(old, new)) == ["server.workers", "server.web", "metrics.max_model_len", "datasette"]
