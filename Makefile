@@ -1,4 +1,4 @@
-# make up | test | lint | types | unit | integration | faults | test-vllm | bench | docs | venv | clean
+# make up | test | lint | types | unit | integration | faults | test-vllm | fuzz | bench | docs | venv | clean
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 MIN := 3.12
@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help venv up test lint types unit integration faults test-312 test-vllm bench bench-peers docs lock clean
+.PHONY: help venv up test lint types unit integration faults test-312 test-vllm fuzz bench bench-peers docs lock clean
 
 help:
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -61,6 +61,9 @@ test-312: venv
 
 test-vllm: venv ## against a real vLLM (CPU build, tiny model); installs it on first use
 	$(PYTEST) tests/vllm -q -rs
+
+fuzz: venv ## 100,000 mutated recordings through every decoder (make fuzz FUZZ="--seed 2")
+	PYTHONPATH=tests $(BIN)/python tests/fuzz/decoders.py $(FUZZ)
 
 bench: venv ## ratios of the hot paths
 	$(BIN)/python tests/bench/run.py $(BENCH)

@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from mitmproxy import http
 from prometheus_client import CollectorRegistry
 
-from llmtap.auth import Auth
 from llmtap.capture import Capture, WriterProcess
 from llmtap.core import config as c
-from llmtap.core.errors import ConfigError
+from llmtap.core.ids import new_ulid
 from llmtap.core.plan import FailureReason
-from llmtap.core.redis import SharedRedis
-from llmtap.cors import Cors
 from llmtap.exchange import Exchange
 from llmtap.health import Health
 from llmtap.inspect import Inspect, View
-from llmtap.limits import Limits
 from llmtap.metrics import GatewayMetrics
+from llmtap.metrics.exposed import Exposed
+from llmtap.metrics.workers import Share
+from llmtap.policies import Policies
 from llmtap.policy.backends import Backend, Backends
 from llmtap.request_log import RequestLog
 from llmtap.routing import Routing
+from llmtap.sockets import Sockets
+from llmtap.spool.lag import writer_lag_s
 from llmtap.tee import TeeInstaller
 from llmtap.transforms import Transforms
+from llmtap.uploads import Uploads
 
 Kind = Literal["policy", "observer"]
-PHASES = ("on_requestheaders", "on_request", "on_responseheaders", "on_response", "on_finish")
+PHASES = ("on_requestheaders", "on_request", "on_responseheaders", "on_response", "on_message", "on_finish")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,109 +58,169 @@ def steps_of(addons: Iterable[tuple[Kind, Any]]) -> dict[str, list[Step]]:
 class Gateway:
     """Everything that is built from one configuration."""
 
+    registry: CollectorRegistry
+    metrics: GatewayMetrics
+    inspect: Inspect | None
+    share: Share | None
+    policies: Policies
+
     def __init__(
-        self, config: c.Config, own_writer: bool, view: View | None = None, view_flows: int = 0, silent: bool = False
+        self,
+        config: c.Config,
+        own_writer: bool,
+        view: View | None = None,
+        view_flows: int = 0,
+        silent: bool = False,
+        shared_metrics: Path | None = None,
+        before: Gateway | None = None,
     ) -> None:
         """`view`: mitmproxy's list of flows, where there is one (mitmweb, the console), and how many finished ones it keeps.
-        `silent`: the console has the terminal, nothing may be written to it."""
+        `silent`: the console has the terminal, nothing may be written to it. `shared_metrics`: the folder in which the gateways
+        that share a port put their metrics together. `before`: whose place it takes (`start`); what the two configurations have
+        in common is shared: counters, what is known of backends, the capture log, the writer. Raises SpoolError,
+        ConfigError."""
         self.config = config
-        self.registry = CollectorRegistry()
-        self.backends = Backends([_backend(b) for b in config.backends if b.url], config.routing.policy)
-        self.metrics = GatewayMetrics(self.registry, config.metrics.max_model_len, self._known_model)
+        self.health_changed: Callable[[], None] = lambda: None  # a backend came or went
+        self.after: Gateway | None = None  # who has taken our place
+        self.backends = Backends(_backends(config, before), config.routing.policy)
+        if before is not None:
+            self.registry, self.metrics, self.share = before.registry, before.metrics, before.share
+        else:
+            self.registry = CollectorRegistry()
+            self.metrics = GatewayMetrics(
+                self.registry,
+                config.metrics.max_model_len,
+                self._known_model,
+                config.metrics.engine_label if config.metrics.vllm_names else None,
+                models=self._models,
+            )
+            self.share = None
+            if shared_metrics is not None and config.metrics.enabled:
+                self.share = Share(self.metrics.families, shared_metrics, new_ulid())
+        self.exposed = Exposed(self.metrics.families, self.backends, self.share) if config.metrics.enabled else None
         self.health = Health(self.backends, config.routing.health_interval_s, config.timeouts.connect_s, self._state_changed)
         for backend in self.backends:
-            self.metrics.backend_up.labels(backend.name).set(0)
+            self.metrics.backend_up.labels(backend.name).set(1 if backend.state == "up" else 0)
         self.capture: Capture | None = None
         self.writer: WriterProcess | None = None
         if config.capture.enabled:
-            self.capture = Capture(config, lambda reason, n: self.metrics.capture_dropped.labels(reason).inc(n))
-            self.metrics.spool_bytes.set_function(lambda: self.capture.sink.spool_bytes if self.capture else 0)
-            self.writer = WriterProcess(config, silent) if own_writer else None
-        self.routing = Routing(config, self.backends, self.backend_failed)
-        self.auth = Auth(config.auth) if config.auth.enabled else None
-        self.redis: dict[str, SharedRedis] = {}  # by URL
-        self.limits = self._limits(config.rate_limit) if config.rate_limit.enabled else None
-        self.cors = Cors(config.server.cors_origins) if config.server.cors_origins else None
+            if before is not None and before.capture is not None and before.config.capture == config.capture:
+                self.capture = before.capture
+            else:
+                self.capture = Capture(config, lambda reason, n: self.metrics.capture_dropped.labels(reason).inc(n))
+            if before is not None and before.writer is not None and _stored_alike(before.config, config):
+                self.writer = before.writer
+            else:
+                self.writer = WriterProcess(config, silent) if own_writer else None
+        self.uploads = Uploads(config, self.backends)
+        self.routing = Routing(config, self.backends, self.backend_failed, self.uploads.streams)
+        self.policies = Policies(config, self.metrics, before.policies if before is not None else None)
+        self.auth, self.cors = self.policies.auth, self.policies.cors
         addons: list[tuple[Kind, Any]] = [
             ("policy", Transforms()),
-            *_if_there(self.auth),
+            *(("policy", addon) for addon in self.policies.before_routing),
             ("policy", self.routing),
-            *_if_there(self.limits),
+            *(("policy", addon) for addon in self.policies.after_routing),
+            ("observer", Sockets(keep=self.capture is not None)),
             ("observer", TeeInstaller(self.metrics.tee_errors.inc)),
         ]
         if self.capture is not None:
             addons.append(("policy" if config.capture.required else "observer", self.capture))
-        addons.append(("observer", self.metrics))
+        if config.metrics.enabled:
+            addons.append(("observer", self.metrics))
+        self.request_log: RequestLog | None = None
         if config.logging.request_log and not silent:
-            addons.append(("observer", RequestLog(config.logging.level, config.logging.json_format)))
-        self.inspect = Inspect(view, view_flows) if view is not None else None
+            log = config.logging
+            self.request_log = RequestLog(log.level, log.json_format, prompts=log.prompts)
+            addons.append(("observer", self.request_log))
+        self.inspect = before.inspect if before is not None else Inspect(view, view_flows) if view is not None else None
         if self.inspect is not None:
             addons.append(("observer", self.inspect))
         self.steps = steps_of(addons)
 
-    def _limits(self, config: c.RateLimit) -> Limits:
-        return Limits(config, self._shared(config.storage), self.metrics.limit_storage_errors.inc)
-
-    def _shared(self, url: str) -> SharedRedis | None:
-        """The Redis at this URL, one for all who name it; None for memory://."""
-        if url == "memory://":
-            return None
-        return self.redis.get(url) or self.redis.setdefault(url, SharedRedis(url))
-
-    def start(self) -> None:
+    def start(self, before: Gateway | None = None) -> None:
+        """Call on the running event loop. `before`: as it was made with; it serves what runs under it until `stop`."""
+        if before is not None:
+            before.health.stop()
+            before.health_changed = lambda: None
+            before.after = self
+            for gone in {b.name for b in before.backends} - {b.name for b in self.backends}:
+                self.metrics.backend_up.remove(gone)
+        self.policies.start()
+        self.metrics.know_models(self._known_model, self._models)
+        self.metrics.spool_bytes.set_function(lambda: self.capture.sink.spool_bytes if self.capture else 0)
+        self.metrics.spool_lag.read_from(lambda: _told(writer_lag_s(self.config.capture.dir)) if self.capture else [])
         self.health.start()
-        if self.capture is not None:
+        if self.share is not None and before is None:
+            self.share.start()
+        if self.capture is not None and (before is None or before.capture is not self.capture):
             self.capture.start()
-        if self.writer is not None:
+        if self.writer is not None and (before is None or before.writer is not self.writer):
             self.writer.start()
 
-    def stop(self) -> None:
+    def stop(self, others: Iterable[Gateway] = ()) -> None:
+        """The end of all that `others`, who go on, do not use."""
+        others = list(others)
         self.health.stop()
-        if self.inspect is not None:
+        if not others:
+            self.policies.stop()
+        if self.share is not None and not others:
+            self.share.stop()
+        if self.inspect is not None and all(other.inspect is not self.inspect for other in others):
             self.inspect.stop()
-        if self.capture is not None:
+        if self.request_log is not None:
+            self.request_log.stop()
+        if self.capture is not None and all(other.capture is not self.capture for other in others):
             self.capture.report()
             self.capture.stop()
-        if self.writer is not None:
+        if self.writer is not None and all(other.writer is not self.writer for other in others):
             self.writer.stop()
-        for redis in self.redis.values():
-            redis.close()
 
-    def reload(self, config: c.Config) -> list[str]:
-        """Take over what may change while requests run: keys. What else differs is named, and waits for a restart.
-
-        Raises ConfigError when `config` would turn a protection off.
-        """
-        for name in ("auth", "rate_limit"):
-            if getattr(self.config, name).enabled and not getattr(config, name).enabled:
-                raise ConfigError(f"{name}.enabled: cannot be turned off while the gateway runs; restart it")
-        old, new = self.config, config
-        if self.auth is not None:
-            self.auth.reload(new.auth)
-            old = old.model_copy(update={"auth": new.auth})
-        if self.limits is not None:
-            kept = {"storage": old.rate_limit.storage, "enabled": True}
-            live = new.rate_limit.model_copy(update=kept)
-            self.limits.reload(live)
-            old = old.model_copy(update={"rate_limit": live})
-        self.config = old
-        return [name for name in type(new).model_fields if getattr(old, name) != getattr(new, name)]
+    def discard(self, before: Gateway) -> None:
+        """It will not take that place after all."""
+        if self.capture is not None and self.capture is not before.capture:
+            self.capture.stop()
 
     def backend_failed(self, name: str, reason: FailureReason) -> None:
+        if self.after is not None and self.after.shares(name, self):
+            self.after.backend_failed(name, reason)  # whose health checks find out when it is back
+            return
         self.metrics.backend_failures.labels(name, reason).inc()
         if reason in ("refused", "reset", "connect_timeout"):
             self.health.failed(name, reason)
+
+    def shares(self, name: str, other: Gateway) -> bool:
+        """Whether the backend of this name is the very same one for both."""
+        return any(b is o for b in self.backends for o in other.backends if b.name == name)
+
+    def _models(self) -> Iterator[str]:
+        return (model for b in self.backends for model in b.fixed_models or b.models or ())
 
     def _known_model(self, model: str) -> bool:
         return any(model in (b.fixed_models or b.models or ()) for b in self.backends)
 
     def _state_changed(self, backend: Backend) -> None:
         self.metrics.backend_up.labels(backend.name).set(1 if backend.state == "up" else 0)
+        self.health_changed()
 
 
-def _if_there(addon: Any) -> list[tuple[Kind, Any]]:
-    """A policy addon that may be off."""
-    return [("policy", addon)] if addon is not None else []
+def _told(value: float | None) -> list[tuple[tuple[str, ...], float]]:
+    """The samples of a gauge that may not be known."""
+    return [] if value is None else [((), value)]
+
+
+def _stored_alike(one: c.Config, other: c.Config) -> bool:
+    """Whether the same writer process serves both."""
+    return one.capture.dir == other.capture.dir and one.store == other.store
+
+
+def _backends(config: c.Config, before: Gateway | None) -> Iterator[Backend]:
+    """Those of the configuration; of one that has not changed all stays known: its health, its models, what runs there."""
+    known = {b.name: b for b in before.config.backends} if before is not None else {}
+    for b in config.backends:
+        if b.url is not None:
+            same = before is not None and known.get(b.name) == b
+            yield before.backends[b.name] if same and before is not None else _backend(b)
 
 
 def _backend(b: c.Backend) -> Backend:
@@ -168,6 +231,8 @@ def _backend(b: c.Backend) -> Backend:
         host=url.hostname or "",
         port=url.port or (443 if tls else 80),
         tls=tls,
+        uds=url.path if url.scheme == "unix" else None,
+        drain=b.on_client_disconnect == "drain",
         api_key=b.api_key.get_secret_value() if b.api_key else None,
         fixed_models=tuple(b.models) if b.models is not None else None,
     )

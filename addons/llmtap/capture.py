@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from mitmproxy import http
 from ulid import ULID
@@ -116,6 +117,7 @@ class Capture:
                 overhead_ms=_ms(ex.overhead_s),
                 chunks=ex.chunks,
                 response_bytes=ex.reply_bytes,
+                **_beyond(ex),
                 deltas=ex.deltas if self._timings and ex.deltas else None,
             )
         )
@@ -142,6 +144,7 @@ class Capture:
                 request_bytes=len(ex.body or b""),
                 body=ex.body or None,
                 body_is_json=bool(ex.parsed and ex.parsed.exact),
+                body_dropped=None if ex.upload is None else "streamed",
             )
         )
 
@@ -188,6 +191,20 @@ class WriterProcess:
             self._child.stdin = None
             # not waited for: the gateway must not hang on a slow disk; init takes care of it
             self._child = None
+
+
+def _beyond(ex: Exchange) -> dict[str, Any]:
+    """What only uploads and websockets have."""
+    if ex.upload is not None:
+        return {"request_bytes": ex.upload.received}
+    if ex.socket is not None:
+        socket = ex.socket
+        return {
+            "request_bytes": socket.received,
+            "messages": socket.messages or None,
+            "messages_dropped": socket.dropped or None,
+        }
+    return {}
 
 
 def _ms(seconds: float | None) -> float | None:

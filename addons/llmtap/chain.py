@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -26,13 +27,14 @@ from typing import Any
 from mitmproxy import ctx, http
 from mitmproxy.addonmanager import Loader
 from mitmproxy.proxy import server_hooks
+from mitmproxy.websocket import WebSocketData
 
 from llmtap import settings
 from llmtap.answers import error_response, last_words, own_headers, plain_failure, readable_by
 from llmtap.assembly import Gateway, Step
 from llmtap.backstop import Backstop
 from llmtap.core.attached import Attached
-from llmtap.core.config import Config, Routing, Timeouts
+from llmtap.core.config import Config
 from llmtap.core.config_watch import watch
 from llmtap.core.endpoints import canonical_path
 from llmtap.core.errors import (
@@ -49,8 +51,10 @@ from llmtap.core.plan import FailureReason, Plan
 from llmtap.core.record import Outcome
 from llmtap.endpoints import Endpoints
 from llmtap.exchange import Exchange, is_cut, outcome_of_refusal, outcome_of_status
-from llmtap.lane import Lane, LaneLimits, default_mode, install, stock
+from llmtap.lane import Lane, LaneLimits, Upload, default_mode, install, stock
 from llmtap.lane.last_words import last_words as words_after
+from llmtap.lane.listener import server_tls
+from llmtap.listening import CompatListener, read_tls, try_address
 from llmtap.opening import open_exchange, read_own_headers
 from llmtap.transcript import register as register_transcript
 
@@ -70,7 +74,12 @@ class Chain:
         self._answers: Attached[http.Request, Exchange] = Attached("exchange")
         self._plans: Attached[http.HTTPFlow, Plan] = Attached("plan")
         self._own: Attached[http.HTTPFlow, bool] = Attached("own answer")  # by our own endpoints: no exchanges
+        self._later: Attached[http.HTTPFlow, Callable[[], Awaitable[http.Response]]] = Attached("own answer to come")
         self._lane: Lane | None = None  # None: one of mitmproxy's stock modes was asked for
+        self._tls: ssl.SSLContext | None = None  # for clients
+        self._compat: CompatListener | None = None
+        self._under: dict[Exchange, Gateway] = {}  # what began before the configuration was loaded again
+        self._again = False
         self._held = False
         self._running = False
         self._started = asyncio.Event()
@@ -83,26 +92,115 @@ class Chain:
 
     def load(self, loader: Loader) -> None:
         self._unloaded = False
+        self._again = self._gateway is not None
         settings.declare(loader)
         self._held = stock.hold_listeners()
 
     def configure(self, updated: set[str]) -> None:
+        if self._gateway is not None and (self._again or "llmtap_config" in updated):
+            self._again = False
+            self.reload_file()
         if self._gateway is not None or ("llmtap_config" not in updated and "mode" not in updated):
             return
         try:
             config = settings.load_config(ctx.options, settings.environment(), Path.cwd())
+            stock_mode = list(ctx.options.mode) != settings.DEFAULT_MODE
+            if stock_mode:
+                settings.refuse_in_stock_modes(config)
             settings.check_exposure(ctx.options, config)
+            self._tls = read_tls(config.server, server_tls) if not stock_mode else None
             view = ctx.master.addons.get("view")
             flows = ctx.options.llmtap_view_flows
-            self._gateway = Gateway(config, ctx.options.llmtap_writer, view, flows, silent=stock.in_console())
+            shared = Path(ctx.options.llmtap_shared_metrics) if ctx.options.llmtap_shared_metrics else None
+            self._gateway = Gateway(config, ctx.options.llmtap_writer, view, flows, stock.in_console(), shared)
         except (ConfigError, SpoolError) as error:
             # no traceback for a user's mistake; an error logged while mitmproxy starts ends it with status 1
             for line in str(error).splitlines():
                 log.error("llmtap: %s", line)
             return
-        self._endpoints = Endpoints(self._gateway.backends, self._gateway.registry, self._stats, config.metrics.enabled)
+        self._serve(self._gateway)
         stock.install(self._stock_answer, self._last_words)
-        self._set_options(config)
+
+    def _serve(self, gateway: Gateway) -> None:
+        """What is new goes through `gateway` from now on."""
+        self._gateway = gateway
+        self._endpoints = Endpoints(gateway.backends, self._stats, gateway.exposed)
+        self._set_options(gateway.config)
+
+    def reload_file(self) -> bool:
+        """Read the configuration again (the script was loaded again, SIGHUP). One that is wrong is told, and nothing changes."""
+        try:
+            self.reload(settings.load_config(ctx.options, settings.environment(), Path.cwd()))
+        except ConfigError as error:
+            for line in str(error).splitlines():
+                log.error("llmtap: %s", line)
+            log.error("llmtap: the configuration stays as it was")
+            return False
+        return True
+
+    def _file_changed(self) -> None:
+        """What stands in the file now is read, if it says anything else: a key that is taken out stops working at once."""
+        with contextlib.suppress(ConfigError):  # what is wrong is told by `reload_file`
+            config = settings.load_config(ctx.options, settings.environment(), Path.cwd())
+            if self._gateway is not None and config == self._gateway.config:
+                return
+        self.reload_file()
+
+    def reload(self, config: Config) -> None:
+        """Go over to another configuration: what runs ends under the one it began with, counters go on, listeners follow.
+
+        Raises ConfigError, and then nothing has changed."""
+        old = self._gateway
+        if old is None or not self._running:
+            raise ConfigError("the gateway is not running")
+        settings.check_exposure(ctx.options, config)
+        settings.refuse_disarming(old.config, config)
+        if self._lane is None:
+            settings.refuse_in_stock_modes(config)
+        tls = read_tls(config.server, server_tls) if self._lane is not None else None
+        try:
+            view, flows = ctx.master.addons.get("view"), ctx.options.llmtap_view_flows
+            new = Gateway(config, ctx.options.llmtap_writer, view, flows, silent=stock.in_console(), before=old)
+        except SpoolError as error:
+            raise ConfigError(f"capture.dir: {error}") from None
+        if self._lane is not None and (host_port := self._address(config)) != self._address(old.config):
+            try:
+                try_address(*host_port)
+            except ConfigError:
+                new.discard(old)
+                raise
+        for key in settings.needs_restart(old.config, config):
+            log.warning("llmtap: %s has changed, which takes a restart", key)
+        for ex in self._live:
+            self._under.setdefault(ex, old)
+        self._tls = tls
+        self._serve(new)
+        new.health_changed = self._follow_health
+        new.start(before=old)
+        self._follow_health()
+        self._leave(old)
+        log.info("llmtap: the configuration was loaded again")
+
+    @staticmethod
+    def _address(config: Config) -> tuple[str, int]:
+        """What the gateway listens on."""
+        return ctx.options.listen_host or config.server.host, ctx.options.listen_port or config.server.port
+
+    def _gateway_of(self, ex: Exchange) -> Gateway | None:
+        """That under which the exchange began."""
+        return self._under.get(ex, self._gateway) if self._under else self._gateway
+
+    def _ended(self, ex: Exchange) -> None:
+        """An exchange that began under another configuration is over."""
+        gateway = self._under.pop(ex, None)
+        if gateway is not None:
+            self._leave(gateway)
+
+    def _leave(self, gateway: Gateway) -> None:
+        """Stop it, unless something still runs under it."""
+        running = set(self._under.values())
+        if gateway not in running:
+            gateway.stop(running if self._gateway is None else {self._gateway, *running})
 
     def _set_options(self, config: Config) -> None:
         opts = ctx.options
@@ -119,23 +217,23 @@ class Chain:
             changes["store_streamed_bodies"] = True  # else there is nothing to look at
             if "web_columns" in opts and list(opts.web_columns) == list(opts.default("web_columns")):
                 changes["web_columns"] = [*opts.web_columns, "comment"]
-        if list(opts.mode) == settings.DEFAULT_MODE:
-            host, port = opts.listen_host or config.server.host, opts.listen_port or config.server.port
-            changes["mode"] = [default_mode(host, port)]
+        if self._lane is not None or list(opts.mode) == settings.DEFAULT_MODE:
+            changes["mode"] = [default_mode(*self._address(config))]
             limits = LaneLimits(max_body_bytes=config.server.max_body_mb << 20, drain_s=config.server.drain_timeout_s)
             self._lane = install(
                 plans=self._plans,
                 answer=self._lane_answer,
                 failing=self._failing,
                 last_words=self._lane_last_words,
+                uploading=self._uploading,
                 limits=limits,
                 before_replay=self._replayable,
+                reuse_port=config.server.workers > 1,
             )
+            self._lane.set_server_tls(self._tls)
         else:
-            if config.timeouts != Timeouts() or config.routing.retries != Routing().retries:
-                log.warning(
-                    "llmtap: timeouts and routing.retries need the gateway mode (no --mode); %s does without", opts.mode[0]
-                )
+            for keys in settings.unused_in_stock_modes(config):
+                log.warning("llmtap: %s: needs the gateway mode (no --mode); %s does without", keys, opts.mode[0])
             if not opts.listen_host:
                 changes["listen_host"] = config.server.host
             if opts.listen_port is None:
@@ -148,36 +246,44 @@ class Chain:
         """Whether there is a valid configuration."""
         return self._gateway is not None
 
+    @property
+    def in_flight(self) -> int:
+        """Exchanges that have begun and not ended."""
+        return len(self._live)
+
     def running(self) -> Awaitable[None] | None:
         if self._gateway is None:
             return None  # the configuration was bad: mitmproxy ends because an error was logged
         if self._running:
             return None  # the script was loaded again
         self._running = True
+        self._gateway.health_changed = self._follow_health
         self._gateway.start()
         path = settings.config_path(ctx.options, settings.environment(), Path.cwd())
         if path is not None:
-            self._watch = asyncio.create_task(watch(path, self._reload), name="llmtap configuration")
+            self._watch = asyncio.create_task(watch(path, self._file_changed), name="llmtap configuration")
         if self._lane is None:
             stock.on_terminate(self._terminate)  # the lane drains by itself
+        stock.on_hangup(self.reload_file)
         return stock.open_listeners() if self._held else None
+
+    def _follow_health(self) -> None:
+        """`server.compat_port` is open while a backend is healthy."""
+        gateway, lane = self._gateway, self._lane
+        if gateway is None or lane is None or lane.draining:
+            return
+        port, host = gateway.config.server.compat_port, self._address(gateway.config)[0]
+        if self._compat is not None and self._compat.address != (host, port):
+            self._compat.close()
+            self._compat = None
+        if port is not None:
+            if self._compat is None:
+                self._compat = CompatListener(host, port, lane.listen)
+            self._compat.follow(gateway.backends.healthy())
 
     def started(self) -> None:
         """Every addon of this mitmproxy is running."""
         self._started.set()
-
-    def _reload(self) -> None:
-        """The configuration file has changed. Whatever is wrong with it, the gateway goes on with what it has."""
-        if self._gateway is None:
-            return
-        try:
-            config = settings.load_config(ctx.options, settings.environment(), Path.cwd())
-            waiting = self._gateway.reload(config)
-        except ConfigError as error:
-            for line in str(error).splitlines():
-                log.error("llmtap: the changed configuration is not used: %s", line)
-            return
-        log.info("llmtap: configuration read again%s", f"; waits for a restart: {', '.join(waiting)}" if waiting else "")
 
     async def _replayable(self) -> None:
         """`-C` replays while mitmproxy is starting: not before its addons run and backends have been looked at."""
@@ -212,6 +318,8 @@ class Chain:
         """Shutdown: whatever is still open ends here, before mitmproxy's own `error` hooks."""
         for ex, flow in list(self._live.items()):
             self._close(flow, ex, "lost", "the gateway stopped")
+        if self._compat is not None:
+            self._compat.close()
         if self._watch is not None:
             self._watch.cancel()
         if self._gateway is not None:
@@ -239,7 +347,7 @@ class Chain:
         if gateway.cors is not None:
             own = gateway.cors.preflight(flow.request)
             if own is not None:
-                self._answer_own(gateway, flow, own)
+                self._answer_own(gateway, flow, own, None)
                 return None
             origin = gateway.cors.origin(flow.request)
         if gateway.auth is not None:
@@ -251,9 +359,12 @@ class Chain:
         if path is not None:
             own = self._endpoints.answer(flow.request, path, client.models if client is not None else None)
             if own is not None:
-                if origin is not None:
-                    readable_by(own.headers, origin)
-                self._answer_own(gateway, flow, own)
+                self._answer_own(gateway, flow, own, origin)
+                return None
+            later = self._endpoints.later(flow.request, path)
+            if later is not None:
+                self._own[flow] = True
+                self._later[flow] = later if origin is None else _for_page(later, origin)
                 return None
         ex = self._open(flow, path, origin)
         if client is not None:
@@ -276,10 +387,12 @@ class Chain:
         self._live[ex] = flow
         return ex
 
-    def _answer_own(self, gateway: Gateway, flow: http.HTTPFlow, response: http.Response) -> None:
+    def _answer_own(self, gateway: Gateway, flow: http.HTTPFlow, response: http.Response, origin: str | None) -> None:
         self._own[flow] = True
         if gateway.inspect is not None:
             gateway.inspect.own_answer(flow)
+        if origin is not None:
+            readable_by(response.headers, origin)
         flow.response = response
 
     def _shut_out(self, gateway: Gateway, flow: http.HTTPFlow, path: str | None, error: Exception, origin: str | None) -> None:
@@ -292,14 +405,14 @@ class Chain:
             self._refuse(flow, self._open(flow, path, origin), refusal)
             return
         gateway.metrics.refusals.labels(refusal.code).inc()
-        response = error_response(refusal, None, flow.request)
-        if origin is not None:
-            readable_by(response.headers, origin)
-        self._answer_own(gateway, flow, response)
+        self._answer_own(gateway, flow, error_response(refusal, None, flow.request), origin)
 
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        if not flow.live or flow in self._own:
+        if not flow.live:
             return None
+        if flow in self._own:
+            later = self._later.get(flow)
+            return self._answer_later(flow, later) if later is not None else None
         ex = self._exchanges.get(flow)
         if ex is None or ex.outcome != "open":
             waiting = self.requestheaders(flow)  # another script kept that event from us (AddonHalt)
@@ -310,6 +423,8 @@ class Chain:
             return None
         ex.received = _now()
         ex.body = flow.request.raw_content
+        if ex.body is None and flow.request.stream:
+            ex.upload = _Unseen()  # a stock mode has sent it already, because another addon wanted that
         return self._run("on_request", flow, ex, then=self._forwarding)
 
     async def _caught_up(self, waiting: Awaitable[None], flow: http.HTTPFlow) -> None:
@@ -317,6 +432,44 @@ class Chain:
         more = self.request(flow)
         if more is not None:
             await more
+
+    async def _uploading(self, flow: http.HTTPFlow, upload: Upload) -> None:
+        """The lane sends this body as it comes: what is done at `request` has to be done now."""
+        later = self._later.get(flow)
+        if later is not None:
+            await self._answer_later(flow, later)
+            return
+        ex = self._exchanges.get(flow)
+        if ex is None:
+            late = self.requestheaders(flow)  # another script kept that event from us (AddonHalt)
+            if late is not None:
+                await late
+            ex = self._exchanges.get(flow)
+        if ex is None or ex.refusal is not None or ex.received is not None:
+            return
+        gateway = self._gateway_of(ex)
+        if gateway is None:
+            return
+        ex.upload = upload
+        try:
+            await gateway.uploads.read(flow, ex, upload)
+        except ApiError as error:
+            self._refuse(flow, ex, error)
+            return
+        ex.received = _now()
+        waiting = self._run("on_request", flow, ex, then=self._forwarding)
+        if waiting is not None:
+            await waiting
+
+    async def _answer_later(self, flow: http.HTTPFlow, later: Callable[[], Awaitable[http.Response]]) -> None:
+        self._later.pop(flow)
+        try:
+            flow.response = await later()
+        except Exception as error:
+            log.error("llmtap: %s failed", flow.request.path, exc_info=(type(error), error, error.__traceback__))
+            flow.response = error_response(InternalError("internal error"), None, flow.request)
+        if self._gateway is not None and self._gateway.inspect is not None:
+            self._gateway.inspect.own_answer(flow)
 
     def _forwarding(self, flow: http.HTTPFlow, ex: Exchange) -> None:
         if ex.refusal is None:
@@ -357,9 +510,12 @@ class Chain:
 
     def websocket_message(self, flow: http.HTTPFlow) -> None:
         ex = self._exchanges.get(flow)
-        if ex is not None and flow.websocket is not None and not flow.websocket.messages[-1].from_client:
+        if ex is None or flow.websocket is None or ex.outcome != "open":
+            return
+        if not flow.websocket.messages[-1].from_client:
             ex.chunks += 1
             ex.reply_bytes += len(flow.websocket.messages[-1].content)
+        self._run_sync("on_message", flow, ex)
 
     def websocket_end(self, flow: http.HTTPFlow) -> None:
         ex = self._exchanges.get(flow)
@@ -373,14 +529,20 @@ class Chain:
         elif flow.response is not None and flow.response.status_code != 101:
             ex.status = flow.response.status_code  # another addon has refused the switch
             self._finish(flow, ex, outcome_of_status(ex.status))
+        elif self._stopped(socket):
+            self._close(flow, ex, "lost", "the gateway stopped")
         elif socket.close_code in _CLEAN_CLOSE or (socket.closed_by_client and socket.close_code != _ABNORMAL_CLOSE):
             self._finish(flow, ex, "ok")
         elif not socket.closed_by_client:
             self._close(flow, ex, "upstream_error", f"the backend ended the websocket with {socket.close_code}")
-        elif self._lane is not None and self._lane.cutting:
-            self._close(flow, ex, "lost", "the gateway stopped")
         else:
             self._close(flow, ex, "client_abort", "the client closed the connection")
+
+    def _stopped(self, socket: WebSocketData) -> bool:
+        """Whether it was us who ended it: the gateway stops, and neither side has said goodbye of its own."""
+        if self._lane is None or not self._lane.cutting:
+            return False
+        return socket.close_code == (_ABNORMAL_CLOSE if socket.closed_by_client else _GOING_AWAY)
 
     def error(self, flow: http.HTTPFlow) -> None:
         ex = self._exchanges.get(flow)
@@ -394,7 +556,7 @@ class Chain:
         if message == _CLIENT_GONE:
             if ex.tee is not None and ex.replied:
                 ex.tee.close()
-                if ex.status == 200 and ex.summary is not None and ex.summary.complete:
+                if ex.status == 200 and ex.summary is not None and ex.summary.complete and not _went_on(ex):
                     # it has all there is, and hung up between that and the end of the body, as SDKs do after [DONE]
                     self._finish(flow, ex, "ok")
                     return
@@ -417,9 +579,9 @@ class Chain:
             return
         silent = message == "timeout"
         failure = UpstreamTimeout("the backend was silent for too long") if silent else UpstreamFailed(plain_failure(message))
-        if ex.backend is not None and self._gateway is not None:
+        if ex.backend is not None and (gateway := self._gateway_of(ex)) is not None:
             reason: FailureReason = "refused" if flow.server_conn.timestamp_tcp_setup is None else "closed"
-            self._gateway.backend_failed(ex.backend, reason)
+            gateway.backend_failed(ex.backend, reason)
         self._failed(flow, ex, failure)
 
     def _failed(self, flow: http.HTTPFlow, ex: Exchange, failure: ApiError) -> None:
@@ -454,6 +616,8 @@ class Chain:
         if ex.finalise(outcome, _now()):
             self._live.pop(ex, None)
             self._run_sync("on_finish", flow, ex)
+            if self._under:
+                self._ended(ex)
             if self._idle is not None and not self._live:
                 # one more turn of the loop: the last bytes are still to be sent
                 asyncio.get_running_loop().call_later(0.05, self._idle.set)
@@ -462,7 +626,7 @@ class Chain:
 
     def _run_sync(self, phase: str, flow: http.HTTPFlow, ex: Exchange) -> None:
         """Run a phase whose steps never wait."""
-        for step in self._steps(phase):
+        for step in self._steps(phase, ex):
             try:
                 step.call(flow, ex)
             except Exception as error:
@@ -473,7 +637,7 @@ class Chain:
         self, phase: str, flow: http.HTTPFlow, ex: Exchange, then: Callable[[http.HTTPFlow, Exchange], None]
     ) -> Awaitable[None] | None:
         """Run a phase; an awaitable comes back only when a step has to wait."""
-        steps = self._steps(phase)
+        steps = self._steps(phase, ex)
         for i, step in enumerate(steps):
             try:
                 waiting = step.call(flow, ex)
@@ -511,8 +675,9 @@ class Chain:
                     return
         then(flow, ex)
 
-    def _steps(self, phase: str) -> list[Step]:
-        return self._gateway.steps[phase] if self._gateway is not None else []
+    def _steps(self, phase: str, ex: Exchange) -> list[Step]:
+        gateway = self._gateway if not self._under else self._gateway_of(ex)
+        return gateway.steps[phase] if gateway is not None else []
 
     def _caught(self, step: Step, phase: str, flow: http.HTTPFlow, ex: Exchange, error: Exception) -> bool:
         """Deal with what a step raised. True when the request is refused and the phase ends."""
@@ -586,14 +751,38 @@ _CLIENT_GONE = "Client disconnected."  # mitmproxy.proxy.layers.http._http1
 #: how a backend may end a websocket without anything being wrong: done, going away, no code given
 _CLEAN_CLOSE = (1000, 1001, 1005)
 _ABNORMAL_CLOSE = 1006  # without a close frame
+_GOING_AWAY = 1001  # what both sides are told when the gateway stops
 _KILLED = "Connection killed."  # mitmproxy.flow.Error.KILLED_MESSAGE
 
 
 _now = time.monotonic
 
 
+def _for_page(later: Callable[[], Awaitable[http.Response]], origin: str) -> Callable[[], Awaitable[http.Response]]:
+    """The same answer, for the web page at `origin`."""
+
+    async def respond() -> http.Response:
+        response = await later()
+        readable_by(response.headers, origin)
+        return response
+
+    return respond
+
+
 def _nothing(flow: http.HTTPFlow, ex: Exchange) -> None:
     """What follows the head: nothing."""
+
+
+def _went_on(ex: Exchange) -> bool:
+    """Whether the backend went on after the client had left (`on_client_disconnect: drain`)."""
+    left = ex.plan.left_at if ex.plan is not None else None
+    return left is not None and ex.last_chunk is not None and ex.last_chunk > left
+
+
+class _Unseen:
+    """A body that was sent without coming by here."""
+
+    received = 0
 
 
 def gateway() -> Chain:

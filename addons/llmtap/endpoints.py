@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
 
 import orjson
 from mitmproxy import http
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 
 from llmtap import __version__
-from llmtap.core.snapshot import snapshot
+from llmtap.core import rollup
 from llmtap.policy.backends import Backends
 
 Reply = tuple[int, str, bytes]
 JSON = "application/json"
 
 
-class Endpoints:
-    """Answers GET and HEAD of its paths; `answer` gives None for every other request."""
+class Exposition(Protocol):
+    """What the metrics tell: content type and body, or plain data."""
 
-    def __init__(
-        self, backends: Backends, registry: CollectorRegistry, stats: Callable[[], dict[str, Any]], metrics: bool
-    ) -> None:
+    async def text(self, accept: str) -> tuple[str, bytes]: ...
+    async def plain(self) -> dict[str, Any]: ...
+    async def backends(self) -> tuple[str, bytes]: ...
+
+
+class Endpoints:
+    """Answers GET and HEAD of its paths: `answer` at once, `later` what takes its time. Both give None for every other
+    request. Without an `exposition` the paths of the metrics are not there."""
+
+    def __init__(self, backends: Backends, stats: Callable[[], dict[str, Any]], exposition: Exposition | None) -> None:
         self._backends = backends
-        self._registry = registry
         self._stats = stats
         self._paths: dict[str, Callable[[http.Request], Reply]] = {
             "/health": self._health,
@@ -33,22 +37,41 @@ class Endpoints:
             "/health/ready": self._ready,
             "/v1/models": self._models,
         }
-        if metrics:
-            self._paths |= {"/metrics": self._metrics, "/internal/metrics": self._snapshot, "/stats": self._status}
+        self._slow: dict[str, Callable[[http.Request, Exposition], Awaitable[Reply]]] = {
+            "/metrics": self._metrics,
+            "/metrics/backends": self._backend_metrics,
+            "/internal/metrics": self._snapshot,
+            "/stats": self._status,
+        }
+        self._exposition = exposition
 
     def knows(self, request: http.Request, path: str) -> bool:
         """Whether this request is for us."""
-        return path in self._paths and request.method in ("GET", "HEAD")
+        known = path in self._paths or (self._exposition is not None and path in self._slow)
+        return known and request.method in ("GET", "HEAD")
 
     def answer(self, request: http.Request, path: str, models: frozenset[str] | None = None) -> http.Response | None:
         """Our own response for this request, or None when the path is not ours. `models`: those the client may see."""
-        if not self.knows(request, path):
+        if path not in self._paths or request.method not in ("GET", "HEAD"):
             return None
         if models is not None and path == "/v1/models":
             status, content_type, body = _models_answer([m for m in self._backends.models() if m["id"] in models])
         else:
             status, content_type, body = self._paths[path](request)
         return http.Response.make(status, body, {"content-type": content_type})
+
+    def later(self, request: http.Request, path: str) -> Callable[[], Awaitable[http.Response]] | None:
+        """The same for what is made in a thread or asked of others: a function that makes the response."""
+        exposition = self._exposition
+        handler = self._slow.get(path) if request.method in ("GET", "HEAD") and exposition is not None else None
+        if handler is None or exposition is None:
+            return None
+
+        async def respond() -> http.Response:
+            status, content_type, body = await handler(request, exposition)
+            return http.Response.make(status, body, {"content-type": content_type})
+
+        return respond
 
     def _health(self, request: http.Request) -> Reply:
         return 200, JSON, b'{"status":"ok"}'
@@ -65,14 +88,17 @@ class Endpoints:
     def _models(self, request: http.Request) -> Reply:
         return _models_answer(self._backends.models())
 
-    def _metrics(self, request: http.Request) -> Reply:
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return 200, content_type, encode(self._registry)
+    async def _metrics(self, request: http.Request, exposition: Exposition) -> Reply:
+        return 200, *await exposition.text(request.headers.get("accept", ""))
 
-    def _snapshot(self, request: http.Request) -> Reply:
-        return 200, JSON, orjson.dumps(snapshot(self._registry))
+    async def _backend_metrics(self, request: http.Request, exposition: Exposition) -> Reply:
+        return 200, *await exposition.backends()
 
-    def _status(self, request: http.Request) -> Reply:
+    async def _snapshot(self, request: http.Request, exposition: Exposition) -> Reply:
+        return 200, JSON, orjson.dumps(await exposition.plain())
+
+    async def _status(self, request: http.Request, exposition: Exposition) -> Reply:
+        snapshot = await exposition.plain()
         backends = [
             {
                 "name": b.name,
@@ -84,7 +110,16 @@ class Endpoints:
             }
             for b in self._backends
         ]
-        return 200, JSON, orjson.dumps({"version": __version__, "backends": backends, **self._stats()})
+        summary = {
+            "version": __version__,
+            "backends": backends,
+            **self._stats(),
+            "running": rollup.total(snapshot, "llmtap_requests_running"),
+            "waiting": rollup.total(snapshot, "llmtap_requests_waiting"),
+            "spool_lag_s": rollup.total(snapshot, "llmtap_spool_lag_seconds"),
+            "models": rollup.plain(rollup.rows(snapshot)),
+        }
+        return 200, JSON, orjson.dumps(summary)
 
 
 def _models_answer(cards: list[dict[str, object]]) -> Reply:

@@ -22,6 +22,7 @@ from llmtap.core.ids import new_ulid
 from llmtap.core.plan import Plan
 from llmtap.core.record import Outcome, Summary
 from llmtap.policy.keys import Client
+from llmtap.wire.realtime import Realtime
 from llmtap.wire.request import ParsedRequest
 
 Clock = Callable[[], float]
@@ -34,6 +35,24 @@ class TeeLike(Protocol):
     def __call__(self, data: bytes) -> bytes | list[bytes]: ...
     def held(self) -> bytes: ...
     def close(self) -> None: ...
+
+
+class UploadLike(Protocol):
+    """A request body that is sent as it comes and never here as a whole: how much of it has come."""
+
+    @property
+    def received(self) -> int: ...
+
+
+class SocketLike(Protocol):
+    """The messages of a websocket: those that are kept, how many were not, the bytes that came from the client."""
+
+    messages: list[dict[str, Any]]
+    dropped: int
+    received: int
+    realtime: Realtime | None
+
+    def note(self, from_client: bool, is_text: bool, content: bytes, now: float) -> None: ...
 
 
 class Exchange:
@@ -58,7 +77,9 @@ class Exchange:
     lane = False  # the gateway lane carries it: the plan is carried out, keys of backends are put on there
     # the body
     body: bytes | None = None  # as received
-    received: float | None = None  # the whole request had arrived
+    socket: SocketLike | None = None  # once a message has passed
+    upload: UploadLike | None = None  # ... or sent on as it comes
+    received: float | None = None  # the whole request had arrived, or what of it is waited for
     parsed: ParsedRequest | None = None
     usage_injected = False
     # routing

@@ -30,12 +30,13 @@ class Seen:
 
 def look(backend: Backend, client: httpx.Client) -> Seen:
     """One check. Blocks for as long as the client's timeout allows; never raises for what a server or the network does."""
+    base = "http://localhost" if backend.uds is not None else backend.url
     headers = {"authorization": f"Bearer {backend.api_key}"} if backend.api_key else {}
     try:
-        answer = client.get(f"{backend.url}/health")
+        answer = client.get(f"{base}/health")
         if answer.status_code >= 500:
             return Seen("down", f"/health answers {answer.status_code}")
-        listing = client.get(f"{backend.url}/v1/models", headers=headers)
+        listing = client.get(f"{base}/v1/models", headers=headers)
         if listing.status_code in (401, 403) and backend.api_key is None:
             # reachable, but the list needs a key that only clients have
             return Seen("up")
@@ -78,7 +79,8 @@ class Health:
         wake = self._wake[backend.name]
         limits = httpx.Limits(max_keepalive_connections=0)
         # a thread asks, not the event loop that carries the traffic (and httpx's loop side does not get on with every loop)
-        with httpx.Client(timeout=self._timeout, trust_env=False, limits=limits) as client:
+        transport = httpx.HTTPTransport(uds=backend.uds, limits=limits) if backend.uds is not None else None
+        with httpx.Client(timeout=self._timeout, trust_env=False, limits=limits, transport=transport) as client:
             while True:
                 wake.clear()
                 try:

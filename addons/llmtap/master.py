@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import ctypes
 import gc
 import logging
 import signal
@@ -42,7 +44,51 @@ async def serve(config: str, confdir: str | None) -> None:
     # what exists now stays: the collector need not look at it again
     gc.collect()
     gc.freeze()
-    await master.run()
+    collecting = asyncio.create_task(collect_when_idle(lambda: chain.in_flight), name="llmtap gc")
+    try:
+        await master.run()
+    finally:
+        collecting.cancel()
+
+
+def keep_memory() -> None:
+    """Let glibc keep up to 64 MB of freed memory. It would give a long prompt's back to the system after each request and
+    fetch it again for the next, page fault by page fault: a tenth of what such a request costs. No glibc: nothing happens.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_TRIM_THRESHOLD, 64 << 20)
+        mallopt(_M_TOP_PAD, 4 << 20)
+        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+
+
+# malloc.h
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+
+
+#: no full collection by itself; the young ones (fractions of a millisecond) stay as they are
+_GC = (2000, 5, 1_000_000)
+
+
+async def collect_when_idle(in_flight: Callable[[], int], every_s: float = 20.0, patience: int = 30) -> None:
+    """Full garbage collections at moments when few wait for us.
+
+    One with 4,000 streams open stops everything for 0.3 to 0.6 s (measured), and finds next to nothing: exchanges and
+    connections end without reference cycles. What other people's addons leave goes when the gateway is (nearly) idle, at
+    the latest after `patience` times `every_s` seconds.
+    """
+    gc.set_threshold(*_GC)
+    waited = 0
+    while True:
+        await asyncio.sleep(every_s)
+        waited += 1
+        if in_flight() <= _FEW or waited >= patience:
+            waited = 0
+            gc.collect()
+
+
+#: requests in flight at which a pause of some milliseconds does no harm
+_FEW = 8
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -61,6 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--config", required=True, metavar="FILE", help="configuration file (llmtap.yaml)")
     parser.add_argument("--confdir", metavar="DIR", help="mitmproxy's folder for certificates")
     arguments = parser.parse_args(argv)
+    keep_memory()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
             runner.run(serve(arguments.config, arguments.confdir))

@@ -23,6 +23,7 @@ _OURS: dict[bytes, bytes | None] = dict.fromkeys(
     (b"x-llmtap-tags", b"x-llmtap-metadata", b"x-llmtap-cache", b"x-llmtap-capture", b"x-session-id")
 )
 Failed = Callable[[str, FailureReason], None]
+Streams = Callable[[http.Request, Exchange], bool]
 
 
 class Routing:
@@ -30,7 +31,9 @@ class Routing:
 
     name = "routing"
 
-    def __init__(self, config: Config, backends: Backends, failed: Failed) -> None:
+    def __init__(self, config: Config, backends: Backends, failed: Failed, streams: Streams = lambda request, ex: False) -> None:
+        """`streams`: whether a request body is sent on as it comes."""
+        self._streams = streams
         self._backends = backends
         self._allowed = frozenset(config.routing.allow_paths)
         self._max_body = config.server.max_body_mb * 1024 * 1024
@@ -46,6 +49,9 @@ class Routing:
             raise BadRequest(
                 f"{ex.method} is not allowed on {ex.path}; use {' or '.join(ex.endpoint.methods)}", code="method_not_allowed"
             )
+        if not ex.endpoint.json_body and ex.lane and self._streams(flow.request, ex):
+            flow.request.stream = True  # it is never here as a whole: its size does not matter
+            return
         declared = ex.headers(flow.request).get(b"content-length")
         if declared is not None and declared.isdigit() and int(declared) > self._max_body:
             raise self.too_large()
@@ -112,13 +118,19 @@ class Routing:
 
 
 def _target(backend: Backend) -> Target:
-    host = f"[{backend.host}]" if ":" in backend.host else backend.host
+    if backend.uds is not None:
+        host, header = "localhost", b"localhost"  # what the backend sees; nobody is asked for an address
+    else:
+        host = backend.host
+        header = f"{f'[{host}]' if ':' in host else host}:{backend.port}".encode()
     headers = ((b"authorization", f"Bearer {backend.api_key}".encode()),) if backend.api_key else ()
     return Target(
         backend=backend.name,
-        host=backend.host,
+        host=host,
         port=backend.port,
         tls=backend.tls,
-        host_header=f"{host}:{backend.port}".encode(),
+        uds=backend.uds,
+        host_header=header,
+        drain=backend.drain,
         headers=headers,
     )

@@ -150,7 +150,8 @@ class TeeInstaller:
         headers = by_name(response.data.headers.fields)
         ex.content_type = text(headers.get(b"content-type")) or ""
         kind = ex.content_type.partition(";")[0].strip().lower()
-        decoder = decoder_for(ex.endpoint.name, ex.content_type, response.status_code)
+        metadata = response.headers.get("metadata")
+        decoder = decoder_for(ex.endpoint.name, ex.content_type, response.status_code, metadata=metadata)
         usage_filter = None
         if ex.usage_injected and kind == "text/event-stream":
             usage_filter = UsageFilter(self._fingerprints.get(ex.backend or ""))

@@ -12,6 +12,7 @@ from llmtap.core.errors import BadRequest, WireError
 from llmtap.core.headers import changed
 from llmtap.exchange import Exchange
 from llmtap.wire import request as wire_request
+from llmtap.wire.form import FormScanner, boundary_of, request_of
 
 _USAGE_ENDPOINTS = frozenset({"chat", "completions"})
 
@@ -22,10 +23,13 @@ class Transforms:
     name = "transforms"
 
     def on_request(self, flow: http.HTTPFlow, ex: Exchange) -> None:
-        if not ex.endpoint.json_body or ex.method == "OPTIONS":  # a browser's preflight has no body
+        if not ex.endpoint.json_body or ex.upload is not None or ex.method == "OPTIONS":  # a browser's preflight has no body
+            if ex.endpoint.form and ex.upload is None:
+                self._read_form(flow, ex)
             return
         content_type = ex.headers(flow.request).get(b"content-type")
-        if content_type and content_type != b"application/json":
+        # Ollama reads JSON whatever it is called, and curl calls it a form
+        if content_type and content_type != b"application/json" and ex.endpoint.family != "ollama":
             kind = content_type.decode("utf-8", "replace").partition(";")[0].strip().lower()
             if kind and kind != "application/json" and not kind.endswith("+json"):
                 raise BadRequest(f"content-type must be application/json, not {kind[:80]!r}", param="content-type")
@@ -38,3 +42,13 @@ class Transforms:
             data.content = body = wire_request.inject_usage(ex.parsed, ex.body or b"")
             data.headers.fields = changed(data.headers.fields, {b"content-length": b"%d" % len(body)})
             ex.usage_injected = True
+
+    def _read_form(self, flow: http.HTTPFlow, ex: Exchange) -> None:
+        boundary = boundary_of(flow.request.headers.get("content-type", ""))
+        if boundary is not None:
+            scanner = FormScanner(boundary)
+            try:
+                scanner.feed(ex.body or b"")
+            except WireError as error:
+                raise BadRequest(str(error)) from None
+            ex.parsed = request_of(ex.endpoint.name, scanner.fields)

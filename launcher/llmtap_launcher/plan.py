@@ -47,7 +47,8 @@ class Setup:
     @property
     def url(self) -> str:
         """The gateway's address for clients on this machine."""
-        return f"http://{reachable(self.config.server.host)}:{self.config.server.port}"
+        server = self.config.server
+        return f"{server.scheme}://{reachable(server.host)}:{server.port}"
 
     @property
     def datasette_url(self) -> str | None:
@@ -67,8 +68,10 @@ def decide(config: Config) -> Setup:
         backend if backend.url is not None else backend.model_copy(update={"url": f"http://127.0.0.1:{next(fresh)}"})
         for backend in config.backends
     )
+    files = {"tls_cert": config.server.tls_cert, "tls_key": config.server.tls_key}
+    tls = {name: path.absolute() for name, path in files.items() if path is not None}
     updates: dict[str, Any] = {
-        "server": config.server.model_copy(update={"port": config.server.port or next(fresh)}),
+        "server": config.server.model_copy(update={"port": config.server.port or next(fresh), **tls}),
         "datasette": config.datasette.model_copy(update={"port": config.datasette.port or next(fresh)}),
         "capture": config.capture.model_copy(update={"dir": config.capture.dir.absolute()}),
         "backends": backends,

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sqlite3
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.gateway import Gateway, running_gateway, wait_up
+from support.gateway import ROOT, Gateway, running_gateway, wait_up
 from support.lane import PATIENCE_S, Peer, response
 from support.lane import upstream as listening
 from support.websocket import Socket, accept, echo, handshake, header
@@ -89,6 +92,12 @@ async def opened(gateway: Gateway, path: str = "/v1/realtime", more: str = "") -
     return header(head, "x-request-id"), Socket(peer, True)
 
 
+def ingest(folder: Path) -> None:
+    argv = [sys.executable, "-m", "llmtap_launcher", "ingest", "--dir", str(folder)]
+    env = {"PYTHONPATH": f"{ROOT / 'addons'}:{ROOT / 'launcher'}", "PATH": "/usr/bin:/bin"}
+    subprocess.run(argv, check=True, capture_output=True, env=env, timeout=60)
+
+
 async def exchange(gateway: Gateway, uid: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return await asyncio.wait_for(asyncio.to_thread(gateway.exchange, uid), PATIENCE_S * 2)
 
@@ -151,6 +160,62 @@ async def test_the_end_of_the_gateway_ends_a_session(tmp_path: Path) -> None:
     async with gateway(tmp_path, "lane") as running:
         uid, socket = await opened(running)
         running.process.send_signal(signal.SIGTERM)
-        await socket.peer.rest()
+        assert await socket.closed() == (1001, "the gateway is shutting down")
         socket.peer.close()
-        assert (await exchange(running, uid))[1]["outcome"] == "lost"
+        _, end = await exchange(running, uid)
+        assert end["outcome"] == "lost" and end["error_message"] == "the gateway stopped"
+
+
+TRANSCRIPT = [
+    '{"type":"session.created","id":"sess-1"}',
+    '{"type":"transcription.delta","delta":"to be "}',
+    '{"type":"transcription.delta","delta":"or not"}',
+    '{"type":"transcription.done","text":"to be or not","usage":{"prompt_tokens":9,"completion_tokens":3,"total_tokens":12}}',
+]
+
+
+@pytest.mark.parametrize("mode", ["lane", "stock"])
+async def test_what_was_said_is_captured_and_stored(tmp_path: Path, mode: str) -> None:
+    async with gateway(tmp_path, mode) as running:
+        uid, socket = await opened(running)
+        sent = [
+            '{"type":"session.update","model":"m"}',
+            '{"type":"input_audio_buffer.append","audio":"' + "A" * 100_000 + '"}',
+            *TRANSCRIPT,  # the backend echoes
+        ]
+        for text in sent:
+            socket.text(text)
+            assert await socket.message() == text
+        socket.binary(b"\0\1")
+        await socket.message()
+        socket.close(1000)
+        await socket.closed()
+        socket.peer.close()
+        _, end = await exchange(running, uid)
+        messages = end["messages"]
+        assert [m["from"] for m in messages] == ["client", "server"] * 7 and "messages_dropped" not in end
+        assert [m["text"] for m in messages if m["from"] == "client" and "truncated" not in m and "text" in m] == [
+            sent[0],
+            *TRANSCRIPT,
+        ]
+        assert messages[2]["truncated"] is True and messages[2]["bytes"] == len(sent[1]) and len(messages[2]["text"]) == 16 << 10
+        assert messages[-1]["base64"] == "AAE=" and all(m["at_ms"] > 0 for m in messages)
+        assert end["request_bytes"] == sum(map(len, sent)) + 2 == end["response_bytes"]
+        assert end["summary"]["choices"][0]["content"] == "to be or not" and end["summary"]["model"] == "m"
+        assert end["summary"]["usage"]["completion_tokens"] == 3 and end["ttft_ms"] > 0
+
+    def stored() -> tuple[Any, ...]:
+        ingest(tmp_path)
+        with contextlib.closing(sqlite3.connect(tmp_path / "capture.db")) as conn:
+            row = conn.execute(
+                "SELECT e.request_bytes, e.model_response, r.reply FROM exchanges e JOIN requests r USING (uid) WHERE e.uid = ?",
+                (uid,),
+            ).fetchone()
+            (n, large, last) = conn.execute(
+                "SELECT count(*), max(bytes), (SELECT content FROM websocket_messages ORDER BY n DESC LIMIT 1) "
+                "FROM websocket_messages"
+            ).fetchone()
+        return (*row, n, large, last)
+
+    size = sum(map(len, sent)) + 2
+    assert await asyncio.to_thread(stored) == (size, "m", "to be or not", 14, len(sent[1]), b"\0\1")

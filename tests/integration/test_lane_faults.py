@@ -908,7 +908,7 @@ async def test_shutting_down_drains_first_and_a_second_time_ends_at_once() -> No
         peer.send(post(b"{}"))
         await lane.rec.seen("server_connected")
         lane.master.shutdown()
-        await until(lambda: lane.lane._empty is not None, "draining")
+        await until(lambda: lane.lane.draining, "draining")
         assert not lane.master.should_exit.is_set()
         lane.master.shutdown()
         await asyncio.wait_for(lane.master.should_exit.wait(), 5)

@@ -594,14 +594,41 @@ async def test_saved_with_its_messages_and_read_back(tmp_path: Path) -> None:
     assert [m.text for m in flow.websocket.messages] == ["kept", "kept"] and flow.websocket.close_reason == "bye"
 
 
-async def test_the_end_of_the_gateway_ends_it() -> None:
+async def test_the_end_of_the_gateway_is_told_to_both_sides() -> None:
     watcher = Watcher()
-    async with upstream(serving(echo)) as up, running_lane(watcher) as lane:
+    told: list[tuple[int, str | None]] = []
+
+    async def script(socket: Socket) -> None:
+        socket.text("hello")
+        told.append(await socket.closed())
+
+    async with upstream(serving(script)) as up, running_lane(watcher) as lane:
         lane.rec.candidates = [up.target()]
         socket = await open_socket(await lane.connect())
-        await lane.lane.drain(0.05)
-        assert await socket.event() is LOST
-        await watcher.ended()
+        assert await socket.message() == "hello"
+        draining = asyncio.ensure_future(lane.lane.drain(0.05))
+        assert await socket.closed() == (1001, "the gateway is shutting down")
+        await draining
+        data = await watcher.ended()
+        assert data.close_code == 1001 and data.closed_by_client is False
+        await until(lambda: told)
+    assert told == [(1001, "the gateway is shutting down")]
+
+
+async def test_the_end_of_the_gateway_does_not_wait_for_goodbyes() -> None:
+    watcher = Watcher()
+
+    async def script(socket: Socket) -> None:
+        await socket.peer.rest()  # never a word
+
+    async with upstream(serving(script)) as up, running_lane(watcher, limits=Limits(linger_s=0.1)) as lane:
+        lane.rec.candidates = [up.target()]
+        sockets = [await open_socket(await lane.connect()) for _ in range(3)]
+        async with asyncio.timeout(3):
+            await lane.lane.drain(0.05)
+        for socket in sockets:
+            assert (await socket.event()).code == 1001  # type: ignore[attr-defined]
+            assert await socket.event() is LOST
 
 
 def test_on_uvloop() -> None:

@@ -101,13 +101,22 @@ def running_gateway(
     ready: bool = True,
     master: bool = False,
     script: Path = SCRIPT,
+    quiet: bool = True,
 ) -> Iterator[Gateway]:
     """Start one. With `mode` (`reverse:http://…`) there is no configuration file, and captures go to `data` through the
     environment; else `config` is written beside the data, its server.port and capture.dir filled in. `master`: the gateway
-    alone (what `llmtap up` runs) instead of mitmdump."""
+    alone (what `llmtap up` runs) instead of mitmdump. `quiet`: mitmdump says nothing."""
     port = port or free_port()
     data.mkdir(parents=True, exist_ok=True)
-    argv = [*(command or MITMDUMP), "-q", "-s", str(script), "--set", f"llmtap_writer={'true' if writer else 'false'}", *options]
+    argv = [
+        *(command or MITMDUMP),
+        *(["-q"] if quiet else []),
+        "-s",
+        str(script),
+        "--set",
+        f"llmtap_writer={'true' if writer else 'false'}",
+        *options,
+    ]
     full_env = {k: v for k, v in os.environ.items() if not k.startswith("LLMTAP_")} | {"PYTHONUNBUFFERED": "1"} | (env or {})
     full_env.setdefault("LLMTAP_CAPTURE__DIR", str(data))
     full_env = {k: v for k, v in full_env.items() if v}

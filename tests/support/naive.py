@@ -22,6 +22,14 @@ ENDPOINTS = {
     "/v1/messages": "messages",
     "/v1/messages/count_tokens": "count_tokens",
     "/v1/embeddings": "embeddings",
+    "/v2/embed": "embeddings",
+    "/pooling": "pooling",
+    "/classify": "classify",
+    "/score": "score",
+    "/v1/score": "score",
+    "/rerank": "rerank",
+    "/v1/rerank": "rerank",
+    "/v2/rerank": "rerank",
     "/v1/models": "models",
     "/tokenize": "tokenize",
     "/detokenize": "detokenize",
@@ -65,7 +73,7 @@ def read(recording: Recording) -> dict[str, Any]:
         "error_message": None,
         "meta": [],
     }
-    text = recording.body.decode()
+    text = recording.body.decode("utf-8", "replace")
     if recording.status >= 400:
         _error(out, text)
     elif endpoint in ("chat", "chat_batch", "completions") and kind == "text/event-stream":
@@ -80,6 +88,13 @@ def read(recording: Recording) -> dict[str, Any]:
         _ollama(out, [json.loads(line) for line in text.splitlines() if line], endpoint)
     elif endpoint in ("tokenize", "detokenize", "count_tokens"):
         out["complete"] = True
+        out["meta"] = [name for name in ("count", "input_tokens", "max_model_len") if name in json.loads(text)]
+    elif endpoint in ("embeddings", "pooling", "classify", "score", "rerank"):
+        _numbers(out, recording)
+    elif recording.path == "/completion":
+        _native(out, [text] if kind == "application/json" else [block[6:] for block in text.split("\n\n") if block])
+    elif kind == "text/event-stream" and '"object":"chat.completion.chunk"' in text:  # at a path nobody knows
+        _chat(out, [block[6:] for block in text.split("\n\n") if block.startswith("data: ")], "chat")
     else:
         out["understood"] = False
     if out["usage_source"] == "none" and out["content_events"] and kind != "application/json":
@@ -88,6 +103,29 @@ def read(recording: Recording) -> dict[str, Any]:
     out.pop("_ids", None)
     out["meta"] = sorted(set(out["meta"]))
     return out
+
+
+def _native(out: dict[str, Any], payloads: list[str]) -> None:
+    events = [json.loads(payload) for payload in payloads]
+    last = events[-1]
+    content = "".join(event["content"] for event in events)
+    out["choices"] = [_choice(content=content, finish_reason={"limit": "length", "eos": "stop"}[last["stop_type"]])]
+    out["content_events"] = sum(bool(event["content"]) for event in events)
+    out["usage"] = [last["tokens_evaluated"], last["tokens_predicted"], last["timings"]["cache_n"], None]
+    out["usage_source"], out["complete"], out["model"], out["meta"] = "upstream", True, last["model"], ["timings"]
+
+
+def _numbers(out: dict[str, Any], recording: Recording) -> None:
+    reply = recording.headers.get("metadata") or recording.body.decode("utf-8", "replace")
+    if not reply.startswith("{"):
+        out["understood"] = False
+        return
+    body = json.loads(reply)
+    out["complete"] = True
+    out["response_id"], out["model"] = body["id"], body["model"]
+    if "usage" in body:
+        out["usage"] = [body["usage"]["prompt_tokens"], body["usage"].get("completion_tokens"), None, None]
+        out["usage_source"] = "upstream"
 
 
 def _choice(index: int = 0, **more: Any) -> dict[str, Any]:
@@ -134,7 +172,7 @@ def _chat(out: dict[str, Any], payloads: list[str], endpoint: str) -> None:
             choice = choices.setdefault(piece["index"], _choice(piece["index"], content="", reasoning=""))
             delta = piece.get("delta") or piece.get("message") or {"content": piece.get("text")}
             choice["content"] += delta.get("content") or ""
-            choice["reasoning"] += delta.get("reasoning") or ""
+            choice["reasoning"] += delta.get("reasoning") or delta.get("reasoning_content") or ""
             for fragment in delta.get("tool_calls", []):
                 at = fragment.get("index", len(choice["tool_calls"]))
                 if at == len(choice["tool_calls"]):
@@ -156,6 +194,11 @@ def _chat(out: dict[str, Any], payloads: list[str], endpoint: str) -> None:
                 details[1].get("reasoning_tokens"),
             ]
             out["usage_source"] = "upstream"
+    timings = chunk.get("timings") if out["usage_source"] == "none" and len(choices) == 1 and payloads[-1] == "[DONE]" else None
+    if timings:
+        cached = timings["cache_n"]
+        out["usage"] = [timings["prompt_n"] + cached, timings["predicted_n"], cached, None]
+        out["usage_source"] = "upstream"
     for choice in choices.values():
         choice["content"] = choice["content"] if endpoint == "completions" else choice["content"] or None
         choice["reasoning"] = choice["reasoning"] or None
@@ -204,8 +247,8 @@ def _responses(out: dict[str, Any], text: str, kind: str) -> None:
         out["usage"] = [
             usage["input_tokens"],
             usage["output_tokens"],
-            usage["input_tokens_details"]["cached_tokens"],
-            usage["output_tokens_details"]["reasoning_tokens"],
+            usage.get("input_tokens_details", {}).get("cached_tokens"),
+            usage.get("output_tokens_details", {}).get("reasoning_tokens"),
         ]
         out["usage_source"] = "upstream"
     choice["content"], choice["reasoning"] = choice["content"] or None, choice["reasoning"] or None
@@ -248,7 +291,8 @@ def _messages(out: dict[str, Any], text: str, kind: str) -> None:
                 out["complete"] = True
             elif event["type"] == "error":
                 out["error_type"], out["error_message"] = event["error"]["type"], event["error"]["message"]
-    out["usage"] = [usage["input_tokens"], usage["output_tokens"], None, None]
+    cached = usage.get("cache_read_input_tokens")
+    out["usage"] = [usage["input_tokens"] + (cached or 0), usage["output_tokens"], cached, None]
     out["response_id"], out["model"] = message["id"], message["model"]
     choice["finish_reason"] = STOPS.get(stop or "")
     out["meta"] += ["stop_reason"] if stop else []

@@ -36,3 +36,23 @@ def stream_shapes(events: Iterable[bytes]) -> list[str]:
         if shapes[-1:] != [found]:
             shapes.append(found)
     return shapes
+
+
+def named_shapes(body: bytes) -> list[str]:
+    """The same of a stream whose events have names, which must be their types: `type shape`."""
+    shapes: list[str] = []
+    for block in body.split(b"\n\n")[:-1]:
+        first, _, second = block.partition(b"\n")
+        assert first.startswith(b"event: ") and second.startswith(b"data: "), block
+        data = json.loads(second[6:])
+        assert first[7:].decode() == data["type"]
+        found = f"{data['type']} {shape(data)}"
+        if shapes[-1:] != [found]:
+            shapes.append(found)
+    return shapes
+
+
+def line_shapes(body: bytes) -> list[str]:
+    """The same of JSON lines."""
+    found = [shape(json.loads(line)) for line in body.splitlines()]
+    return [one for at, one in enumerate(found) if not at or found[at - 1] != one]

@@ -40,6 +40,11 @@ class Server(t.Section):
     compat_port: t.OpenPort | None = Field(
         default=None, description="A second listener, open only while a backend is healthy, e.g. 5000."
     )
+    tls_cert: t.FilePath | None = Field(
+        default=None,
+        description="Certificate chain in PEM form: the gateway then speaks HTTPS, and nothing else, on its ports.",
+    )
+    tls_key: t.FilePath | None = Field(default=None, description="Its private key in PEM form; null: it is in tls_cert.")
     workers: t.Workers = Field(default=1, description="Gateway processes sharing the port.")
     web: bool = Field(default=False, description="Run mitmweb for interactive inspection (port 8081, its token is printed).")
     max_body_mb: t.BodyMegabytes = Field(
@@ -57,6 +62,17 @@ class Server(t.Section):
         default=False,
         description="Listen for other machines although auth is off; without it such a start is refused.",
     )
+
+    @property
+    def scheme(self) -> str:
+        """Of the gateway's URLs."""
+        return "http" if self.tls_cert is None else "https"
+
+    @model_validator(mode="after")
+    def _certified(self) -> Self:
+        if self.tls_key is not None and self.tls_cert is None:
+            raise _wrong("needs tls_cert, the certificate it belongs to", "tls_key")
+        return self
 
 
 class Launch(t.Section):
@@ -91,7 +107,8 @@ class Backend(t.Section):
     name: t.Name = Field(description="Name in metrics, the x-llmtap-backend header and the database. Unique.")
     url: t.BackendUrl | None = Field(
         default=None,
-        description="Base URL, without /v1. May be left out with `launch`: then the launcher takes a free local port.",
+        description="Base URL, without /v1; unix:///path/to/socket for `vllm serve --uds`. May be left out with `launch`: then "
+        "the launcher takes a free local port.",
     )
     kind: Literal["openai", "ollama"] = Field(
         default="openai", description="API it speaks: openai (vLLM and the like) or ollama."
@@ -337,7 +354,8 @@ class Logging(t.Section):
     json_format: bool = Field(
         default=True, alias="json", description="One JSON object a line; on a terminal the log is readable text anyway."
     )
-    request_log: bool = Field(default=True, description="A line for every finished request (never its text).")
+    request_log: bool = Field(default=True, description="A line for every finished request, without its text.")
+    prompts: bool = Field(default=False, description="With its text: the last message or the prompt, up to 8192 characters.")
 
 
 class Price(t.Section):

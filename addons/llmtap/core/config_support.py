@@ -31,12 +31,9 @@ ONLY_THE_DEFAULT: Works = ()
 
 #: dotted key (or whole section; `*` is any item of a list) -> what of it already works
 NOT_YET: dict[str, Works] = {
-    "server.compat_port": ONLY_THE_DEFAULT,
     "server.workers": ONLY_THE_DEFAULT,
-    "backends.*.url": Except("UNIX sockets", lambda url: str(url).startswith("unix:")),
     "backends.*.kind": ONLY_THE_DEFAULT,
     "backends.*.max_concurrency": ONLY_THE_DEFAULT,
-    "backends.*.on_client_disconnect": ONLY_THE_DEFAULT,
     "routing.policy": ("round_robin",),
     "routing.aliases": ONLY_THE_DEFAULT,
     "routing.fallbacks": ONLY_THE_DEFAULT,
@@ -50,8 +47,6 @@ NOT_YET: dict[str, Works] = {
     "store.retain_days": ONLY_THE_DEFAULT,
     "store.retain_bodies_days": ONLY_THE_DEFAULT,
     "store.max_gb": ONLY_THE_DEFAULT,
-    "metrics.vllm_names": ONLY_THE_DEFAULT,
-    "metrics.engine_label": ONLY_THE_DEFAULT,
     "prices": ONLY_THE_DEFAULT,
 }
 

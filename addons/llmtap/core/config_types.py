@@ -10,7 +10,7 @@ import shlex
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, WithJsonSchema
 
@@ -24,6 +24,7 @@ _OWN_FLAGS = {
     "uds": "the backend's url",
     "api-key": "the backend's api_key",
 }
+_SOCKET_PATH = 107  # sun_path of Linux, less its NUL
 _YEARS_S = 100_000_000  # about three years: beyond it a number of seconds is a mistake
 _SIZE = 1_000_000  # no file of ours is a million gigabytes
 
@@ -92,8 +93,21 @@ def _split(value: str) -> SplitResult:
     return parts
 
 
+def _socket_url(value: str) -> str:
+    scheme, _, rest = value.partition(":")
+    if scheme.lower() == "unix" and rest.startswith("/") and not rest.startswith("//"):
+        return f"unix://{rest}"
+    if scheme.lower() == "http+unix" and rest.startswith("//"):
+        return f"unix://{unquote(rest[2:].rstrip('/'))}"
+    return value
+
+
 def check_url(value: str) -> str:
-    """A backend's base URL, normalised: `http://host[:port]`, `https://…` or `unix:///path/to/socket`. Raises ValueError."""
+    """A backend's base URL, normalised: `http://host[:port]`, `https://…` or `unix:///path/to/socket`. Raises ValueError.
+
+    Also taken for a socket: `unix:/path` (as nginx writes it) and `http+unix://%2Fpath` (as requests-unixsocket does).
+    """
+    value = _socket_url(value)
     if "://" not in value:
         raise ValueError("must be a URL like http://127.0.0.1:8081 (the scheme is missing)")
     parts = _split(value)
@@ -103,6 +117,8 @@ def check_url(value: str) -> str:
     if scheme == "unix":
         if parts.netloc or len(parts.path) < 2 or parts.query or parts.fragment:
             raise ValueError("must be unix:// and the absolute path of the socket, like unix:///run/vllm.sock")
+        if len(parts.path.encode()) > _SOCKET_PATH:
+            raise ValueError(f"the path of a socket can have {_SOCKET_PATH} bytes at most")
         return f"unix://{parts.path}"
     if scheme not in ("http", "https"):
         raise ValueError("must start with http://, https:// or unix://")
@@ -233,7 +249,7 @@ Secret = Annotated[SecretStr, AfterValidator(_secret)]
 Name = Annotated[str, AfterValidator(_name), Field(json_schema_extra={"pattern": _NAME})]
 Sha256 = Annotated[str, AfterValidator(_sha256), Field(json_schema_extra={"pattern": _SHA256})]
 Host = Annotated[str, AfterValidator(_host)]
-BackendUrl = Annotated[str, AfterValidator(check_url), Field(json_schema_extra={"pattern": "^(https?|unix)://"})]
+BackendUrl = Annotated[str, AfterValidator(check_url), Field(json_schema_extra={"pattern": "^(https?://|unix:/|http\\+unix://)"})]
 StorageUrl = Annotated[str, AfterValidator(_storage), Field(json_schema_extra={"pattern": "^(memory|rediss?)://"})]
 FilePath = Annotated[Path, BeforeValidator(_path), AfterValidator(_expand)]
 Route = Annotated[str, AfterValidator(_route), Field(json_schema_extra={"pattern": "^/"})]

@@ -1,7 +1,8 @@
-"""The inference routes of vLLM: one table of path, short endpoint name and how a request to it is handled.
+"""The inference routes of vLLM and Ollama: one table of path, short endpoint name and how a request to it is handled.
 
 The table is the built-in allowlist: what is not in it (vLLM's control routes above all) is refused unless the
-configuration's `routing.allow_paths` names it. Source of the routes: vLLM 0.33's own sources and a running server.
+configuration's `routing.allow_paths` names it. So are Ollama's routes that change which models it has (pull, push, create,
+copy, delete, blobs). Source of the routes: vLLM 0.33's own sources and a running server; Ollama's API of August 2026.
 Endpoint names are short and fixed, because they label metrics and fill `exchanges.endpoint`.
 """
 
@@ -24,6 +25,7 @@ class Endpoint:
     family: Family = "openai"
     generates: bool = False
     json_body: bool = True  # False: multipart or none
+    form: bool = False  # multipart/form-data, the model one of its fields
 
 
 _E = Endpoint
@@ -43,14 +45,22 @@ ENDPOINTS: dict[str, Endpoint] = {
     "/rerank": _E("rerank"),
     "/v1/rerank": _E("rerank"),
     "/v2/rerank": _E("rerank"),
-    "/v1/audio/transcriptions": _E("transcriptions", json_body=False),
-    "/v1/audio/translations": _E("translations", json_body=False),
+    "/v1/audio/transcriptions": _E("transcriptions", json_body=False, form=True),
+    "/v1/audio/translations": _E("translations", json_body=False, form=True),
     "/tokenize": _E("tokenize"),
     "/detokenize": _E("detokenize"),
     "/tokenizer_info": _E("tokenizer_info", methods=("GET",), json_body=False),
     "/v1/realtime": _E("realtime", methods=("GET",), json_body=False),  # a websocket
     "/v1/models": _E("models", methods=("GET",), json_body=False),
     "/version": _E("version", methods=("GET",), json_body=False),
+    "/api/chat": _E("ollama_chat", family="ollama", generates=True),
+    "/api/generate": _E("ollama_generate", family="ollama", generates=True),
+    "/api/embed": _E("ollama_embed", family="ollama"),
+    "/api/embeddings": _E("ollama_embeddings", family="ollama"),
+    "/api/show": _E("ollama_show", family="ollama"),
+    "/api/tags": _E("ollama_tags", methods=("GET",), family="ollama", json_body=False),
+    "/api/ps": _E("ollama_ps", methods=("GET",), family="ollama", json_body=False),
+    "/api/version": _E("ollama_version", methods=("GET",), family="ollama", json_body=False),
 }
 
 #: `GET /v1/responses/{id}`, `POST /v1/responses/{id}/cancel`, `GET /v1/models/{name}` (names may contain slashes)
@@ -72,6 +82,8 @@ def canonical_path(target: str) -> str | None:
     None for a target that no honest client sends and that a backend might read differently than we do: not
     origin-form, `//`, `.` or `..` segments, backslashes, control characters, a second layer of encoding, invalid UTF-8.
     """
+    if target in ENDPOINTS:  # nearly always: nothing to cut off or decode
+        return target
     raw = target.partition("?")[0]
     if not raw.startswith("/") or "#" in raw:
         return None

@@ -26,6 +26,7 @@ class Target:
     tls: bool = False
     uds: str | None = None
     host_header: bytes = b""
+    drain: bool = False  # as `Plan.on_client_disconnect`, for this backend
     headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
 
 
@@ -44,6 +45,8 @@ class Plan:
     # noted by the lane
     attempts: int = 0
     served_by: Target | None = None
+    failures: tuple[FailureReason, ...] = ()  # of each attempt that failed, in order
     error: ApiError | None = None  # what the lane answers, or would have answered had the head not been sent
+    left_at: float | None = None  # monotonic clock when the client had gone
     sent_at: float | None = None  # clock of the event loop when the request had been handed to the backend
     on_failure: Callable[[Target, FailureReason], None] | None = field(default=None, repr=False)

@@ -92,7 +92,7 @@ class Begin:
     request_bytes: int = 0
     body: bytes | None = None
     body_is_json: bool = False  # the caller has parsed it: safe to splice
-    body_dropped: str | None = None  # disk_full | too_large | opted_out
+    body_dropped: str | None = None  # disk_full | too_large | opted_out | streamed (sent on as it came; its size is in `End`)
 
 
 @dataclass(slots=True)
@@ -119,6 +119,9 @@ class End:
     overhead_ms: float | None = None
     chunks: int = 0
     response_bytes: int = 0
+    request_bytes: int | None = None  # of a body that was sent on as it came, of a websocket's messages; else `Begin` has it
+    messages: list[dict[str, Any]] | None = None  # of a websocket: at_ms, from (client | server), bytes, text | base64, truncated
+    messages_dropped: int | None = None  # how many more there were
     deltas: list[int] | None = None  # arrival gaps of content events in 0.1 ms; the first counts from the request
 
 

@@ -15,11 +15,12 @@ from collections.abc import Awaitable, Callable
 from mitmproxy import ctx, http
 from mitmproxy.master import Master
 
-from llmtap.lane.lane import Answer, Failing, Lane, LastWords, Plans, existing_lane, lane_of
+from llmtap.lane.lane import Answer, Failing, Lane, LastWords, Plans, Uploading, existing_lane, lane_of
 from llmtap.lane.limits import LaneLimits
 from llmtap.lane.mitm import replay_with, uvloop_loop_factory
 from llmtap.lane.mode import default_mode
 from llmtap.lane.replay import Replay
+from llmtap.lane.upload import Upload
 
 
 def install(
@@ -29,6 +30,7 @@ def install(
     failing: Failing | None = None,
     limits: LaneLimits | None = None,
     last_words: LastWords | None = None,
+    uploading: Uploading | None = None,
     before_replay: Callable[[], Awaitable[None]] | None = None,
     reuse_port: bool = False,
     master: Master | None = None,
@@ -37,8 +39,9 @@ def install(
 
     `plans`: read after the `request` hook. `answer`: an error → the whole response. `failing`: told of an error
     before the `error` hook fires, which knows its message only. `last_words`: the end of a stream that broke, given its last
-    bytes; the default knows the three dialects. `before_replay`: awaited before a replay goes out. Other `limits` later:
-    `lane.set_limits`.
+    bytes; the default knows the three dialects. `uploading`: decides by its plan where a request goes whose body is sent as it
+    comes (`flow.request.stream`), before that body is here. `before_replay`: awaited before a replay goes out. Other `limits`
+    later: `lane.set_limits`.
     """
     lane = lane_of(master or ctx.master)
     replay_with(_replay)
@@ -50,6 +53,8 @@ def install(
         lane.set_limits(limits)
     if last_words is not None:
         lane.last_words = last_words
+    if uploading is not None:
+        lane.uploading = uploading
     lane.before_replay = before_replay
     lane.reuse_port = reuse_port
     return lane
@@ -60,4 +65,15 @@ def _replay(flow: http.HTTPFlow) -> Replay | None:
     return Replay(lane, flow) if lane is not None else None
 
 
-__all__ = ["Answer", "Failing", "Lane", "LaneLimits", "LastWords", "Plans", "default_mode", "install", "uvloop_loop_factory"]
+__all__ = [
+    "Answer",
+    "Failing",
+    "Lane",
+    "LaneLimits",
+    "LastWords",
+    "Plans",
+    "Upload",
+    "default_mode",
+    "install",
+    "uvloop_loop_factory",
+]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,12 @@ class Attempts:
     @property
     def drains(self) -> bool:
         """The backend may finish although the client is gone."""
-        return self.plan.on_client_disconnect == "drain"
+        plan = self.plan
+        return plan.on_client_disconnect == "drain" or (plan.served_by is not None and plan.served_by.drain)
+
+    @property
+    def may_retry(self) -> bool:
+        return not self._overdue
 
     # ---- the candidates
 
@@ -74,15 +80,15 @@ class Attempts:
                 upstream = await self._attempt(flow, target)
             except Failure as failure:
                 self._note(failure.reason)
-                failed = failure
+                failed = failure.with_traceback(None)  # which knows this very frame
                 if self._abandoned:
                     raise ClientGone from None
-                if self._overdue:
+                if not self.may_retry:
                     break
                 continue
             if upstream.reply.status in _RETRIED:
                 self._note("status")
-                if at + 1 < len(candidates) and not self._abandoned:
+                if at + 1 < len(candidates) and self.may_retry and not self._abandoned:
                     self.release()
                     continue
             return upstream
@@ -165,6 +171,7 @@ class Attempts:
 
     def _note(self, reason: FailureReason) -> None:
         plan = self.plan
+        plan.failures += (reason,)
         if plan.on_failure is None or plan.served_by is None:
             return
         try:
@@ -196,6 +203,7 @@ class Attempts:
     def abandon(self) -> None:
         """The client is gone: stop at once; or, if the plan says so, let the backend finish."""
         self._abandoned = True
+        self.plan.left_at = time.monotonic()
         if self._upstream is not None and self.drains:
             self._upstream.resume()
         elif self._upstream is not None:

@@ -130,6 +130,7 @@ class ClientConnection(asyncio.Protocol):
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
         self._gone()
+        self._parser.close()
         self.lane.closed(self)
         waiting = self.lane.fire("client_disconnected", self.conn)
         if waiting is not None:
@@ -251,6 +252,10 @@ class ClientConnection(asyncio.Protocol):
         if self._relay is None:
             self.transport.close()
 
+    def stop(self) -> bool:
+        """Patience is over; see `Relay.stop`."""
+        return self._relay is not None and self._relay.stop()
+
     # ---- for the exchange
 
     def expect_body(self, inbound: Inbound) -> None:
@@ -258,6 +263,10 @@ class ClientConnection(asyncio.Protocol):
         now = self.lane.loop.time()
         self._reading = (inbound, now)
         self._mark = (inbound.received, now)
+
+    def expect_nothing(self) -> None:
+        """Nobody waits for it any more, or we cannot take it for now."""
+        self._reading = None
 
     async def drained(self) -> None:
         """Until the client has taken enough of what was written, or is gone."""

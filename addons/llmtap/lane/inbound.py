@@ -40,7 +40,9 @@ class Inbound:
     upgrade = False  # to a websocket
     received = 0
     complete = False
-    overflow = False  # more body than the limit: what came of it is dropped
+    overflow = False  # more body than the limit
+    lost = False  # and what came of it has been dropped
+    sink: Callable[[bytes], None] | None = None  # who takes the body as it comes, without a limit
     refusal: ApiError | None = None  # not a request we serve
     changed: Callable[[], None] | None = None  # called when complete, too large or refused
 
@@ -99,6 +101,11 @@ class RequestParser:
     @property
     def in_head(self) -> bool:
         return self._now is not None and not self._head_done
+
+    def close(self) -> None:
+        """The connection has ended. Lets go of llhttp, which knows this object: a cycle would wait for the collector."""
+        self.dead = self._mute = True
+        del self._parser, self._ready
 
     def feed(self, data: bytes) -> None:
         """Parse. Never raises; what is wrong becomes a refused `Inbound`."""
@@ -224,10 +231,12 @@ class RequestParser:
             return
         self._progress()
         inbound.received += len(data)
-        if inbound.overflow:
+        if inbound.sink is not None:
+            inbound.sink(data)
+        elif inbound.lost:
             return
-        if inbound.received > self.limits.max_body_bytes:
-            inbound.overflow = True
+        elif inbound.received > self.limits.max_body_bytes:
+            inbound.overflow = inbound.lost = True
             inbound.parts.clear()
             inbound._notify()
         else:

@@ -25,11 +25,13 @@ from llmtap.lane.limits import LaneLimits
 from llmtap.lane.listener import Listener, bind, server_tls
 from llmtap.lane.pool import Pool
 from llmtap.lane.refusals import Crowded
+from llmtap.lane.upload import Upload
 
 log = logging.getLogger("llmtap.lane")
 Answer = Callable[[http.HTTPFlow, ApiError], http.Response]
 Failing = Callable[[http.HTTPFlow, ApiError], None]
 LastWords = Callable[[http.HTTPFlow, ApiError, bytes], bytes]
+Uploading = Callable[[http.HTTPFlow, Upload], Awaitable[None] | None]
 Upstream = tuple[str, str, int]  # scheme, host, port
 
 
@@ -57,6 +59,7 @@ class Lane:
         self.plans: Plans = Attached[http.HTTPFlow, Plan]("plan")
         self.answer: Answer = plain_answer
         self.failing: Failing = lambda flow, error: None
+        self.uploading: Uploading = lambda flow, upload: None
         self.before_replay: Callable[[], Awaitable[None]] | None = None
         self.cutting = False  # a drain has run out of time: clients go because we do
         self.last_words: LastWords = last_words
@@ -69,9 +72,11 @@ class Lane:
         self.pool = Pool(self.loop, self.limits, self.kinds, self.fire, self._upstream_tls)
         self._clients: set[ClientConnection] = set()
         self._listeners: set[Listener] = set()
+        self._server_tls: ssl.SSLContext | None = None
+        self.draining = False  # no more listeners, no more connections
         self._tasks: set[asyncio.Future[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._empty: asyncio.Future[None] | None = None
+        self._moved: asyncio.Future[None] | None = None
 
     # ---- settings
 
@@ -107,6 +112,13 @@ class Lane:
 
     # ---- listeners
 
+    def set_server_tls(self, tls: ssl.SSLContext | None) -> None:
+        """What clients are met with from now on, on every listener without TLS of its own; None: plain HTTP."""
+        self._server_tls = tls
+        for listener in self._listeners:
+            if listener.shared:
+                listener.tls = tls
+
     def listen(
         self,
         host: str,
@@ -116,11 +128,12 @@ class Lane:
         key: str | None = None,
         upstream: Upstream | None = None,
     ) -> Listener:
-        """Open one more listener now; `close()` of what comes back closes it. `cert` and `key`: files, for TLS.
+        """Open one more listener now; `close()` of what comes back closes it. `cert` and `key`: files, for TLS of its own
+        (default: what `set_server_tls` said).
 
         Raises OSError when the address cannot be had or the files do not serve.
         """
-        tls = server_tls(cert, key or cert) if cert is not None else None
+        tls = server_tls(cert, key or cert) if cert is not None else self._server_tls
         sockets = bind(host, port, self.reuse_port)
         refusal = error_body(Crowded("too many connections"), "openai")
         head = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\nretry-after: 1\r\n"
@@ -134,6 +147,7 @@ class Lane:
             full=lambda: len(self._clients) >= self.limits.max_connections,
             refusal=head + b"content-length: %d\r\n\r\n" % len(refusal) + refusal,
         )
+        listener.shared = cert is None
         self._listeners = {known for known in self._listeners if not known.closed} | {listener}
         if self._timer is None:
             self._timer = self.loop.call_later(self.limits.tick_s, self._tick)
@@ -152,8 +166,8 @@ class Lane:
         proxyserver = self._master.addons.get("proxyserver")
         if proxyserver is not None:
             mitm.forget_connection(proxyserver, client.conn.id)
-        if not self._clients and self._empty is not None and not self._empty.done():
-            self._empty.set_result(None)
+        if self._moved is not None and not self._moved.done():
+            self._moved.set_result(None)
 
     @property
     def connections(self) -> int:
@@ -205,20 +219,31 @@ class Lane:
 
     # ---- the end
 
+    async def _until(self, done: Callable[[], bool], at: float) -> None:
+        """Until `done`, looked at whenever a client or an exchange has gone, or the clock of the loop shows `at`."""
+        while not done() and (left := at - self.loop.time()) > 0:
+            self._moved = self.loop.create_future()
+            await asyncio.wait({self._moved, *self._tasks}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        self._moved = None
+
     async def drain(self, seconds: float | None = None) -> None:
         """Accept no more, close idle connections, let requests in flight finish for `seconds` (default: the limits'), then
-        cut what is left."""
+        say goodbye to websockets (1001), and cut what is left."""
+        self.draining = True
         for listener in self._listeners:
             listener.close()
         for client in list(self._clients):
             client.close_when_idle()
-        if self._clients:
-            self._empty = self.loop.create_future()
-            await asyncio.wait([self._empty], timeout=self.limits.drain_s if seconds is None else seconds)
-            self.cutting = True
-            for client in list(self._clients):
-                client.transport.abort()
+        patience = self.limits.drain_s if seconds is None else seconds
+        # exchanges whose client has left, but which may end all the same, are running too
+        await self._until(lambda: not self._clients and not self._tasks, self.loop.time() + patience)
+        self.cutting = True
+        sockets = [client for client in list(self._clients) if client.stop()]
+        await self._until(lambda: self._clients.isdisjoint(sockets), self.loop.time() + self.limits.linger_s)
+        for client in list(self._clients):
+            client.transport.abort()
         self.pool.close()
+        await asyncio.sleep(0)  # what was closed is noted in the next turn of the loop
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

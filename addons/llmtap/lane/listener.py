@@ -64,9 +64,10 @@ class Listener:
         self._loop = asyncio.get_running_loop()
         self._sockets = sockets
         self._factory = factory
-        self._tls = tls
+        self.tls = tls  # may be changed: for connections from then on
+        self.shared = False  # and is, together with the lane's
         self._full = full
-        self._refusal = refusal if tls is None else b""
+        self._refusal = refusal
         self._tasks: set[asyncio.Task[Any]] = set()
         self._resting: dict[socket.socket, asyncio.TimerHandle] = {}
         self.addresses: tuple[tuple[str, int], ...] = tuple(sock.getsockname()[:2] for sock in sockets)
@@ -119,7 +120,7 @@ class Listener:
     async def _open(self, accepted: socket.socket) -> None:
         try:
             await self._loop.connect_accepted_socket(
-                self._factory, accepted, ssl=self._tls, ssl_handshake_timeout=10.0 if self._tls else None
+                self._factory, accepted, ssl=self.tls, ssl_handshake_timeout=10.0 if self.tls else None
             )
         except (OSError, asyncio.CancelledError) as error:  # a TLS handshake that failed, or the end of the process
             accepted.close()
@@ -129,7 +130,7 @@ class Listener:
 
     def _turn_away(self, accepted: socket.socket) -> None:
         try:
-            if self._refusal:
+            if self._refusal and self.tls is None:
                 accepted.send(self._refusal)
         except OSError:
             log.debug("a client over the limit was gone before it could be told")
@@ -140,6 +141,7 @@ class Listener:
 def server_tls(cert: str, key: str) -> ssl.SSLContext:
     """TLS for clients, HTTP/1.1 only. Raises OSError or ssl.SSLError for files that do not serve."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(cert, key)
+    # an empty password: else OpenSSL asks the terminal for that of an encrypted key
+    context.load_cert_chain(cert, key, password="")
     context.set_alpn_protocols(["http/1.1"])
     return context

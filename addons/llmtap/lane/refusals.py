@@ -34,5 +34,21 @@ class ClientGone(Exception):
         super().__init__("Client disconnected.")
 
 
+class Stopping(Exception):
+    """The gateway stops, and its patience is over. `str()` is what a websocket's peers are told."""
+
+    def __init__(self) -> None:
+        super().__init__("the gateway is shutting down")
+
+
 class Killed(Exception):
     """The flow was killed in an interface or by an addon: no answer, the connection is cut."""
+
+
+def forget(error: BaseException) -> None:
+    """Done with this error: what its traceback and those of its causes hold (whole exchanges) need not wait for the collector."""
+    found: BaseException | None = error
+    while found is not None:
+        cause = found.__context__
+        found.__traceback__ = found.__context__ = None
+        found = cause

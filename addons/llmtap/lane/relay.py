@@ -23,9 +23,10 @@ from llmtap.lane.attempts import Attempts, default_plan
 from llmtap.lane.body import BodyWriter, Framing
 from llmtap.lane.head import wants_close
 from llmtap.lane.inbound import Inbound
-from llmtap.lane.refusals import ClientGone, Killed
+from llmtap.lane.refusals import ClientGone, Killed, Stopping, forget
 from llmtap.lane.timing import Watch
 from llmtap.lane.tunnel import Tunnel
+from llmtap.lane.upload import Upload, UploadAttempts
 from llmtap.lane.upstream import Failure, Upstream
 from llmtap.lane.writing import ResponseWriter
 
@@ -45,6 +46,7 @@ class Relay:
     _plan: Plan | None = None
     _attempts: Attempts | None = None
     _tunnel: Tunnel | None = None
+    _upload: Upload | None = None  # a body that is not waited for
     _writer: BodyWriter | None = None  # of a response whose head has been written before its end is known
     _transform: Transform | None = None
     _watch: Watch | None = None
@@ -93,6 +95,9 @@ class Relay:
                 await self._serve(flow)
             except BaseException as error:
                 await self._end_badly(flow, error)
+                forget(error)
+            if self._upload is not None:
+                self._upload.stop()
             if self._out.keep and not self._inbound.complete:
                 await self._swallow_rest()
         finally:
@@ -123,6 +128,8 @@ class Relay:
             await waiting
         self._check(flow)
         if flow.response is None:
+            if flow.request.stream and await self._streamed(flow):
+                return
             await self._read_body(flow)
             if (waiting := self._fire("request", flow)) is not None:
                 await waiting
@@ -142,6 +149,30 @@ class Relay:
 
     # ---- the request's body
 
+    async def _streamed(self, flow: http.HTTPFlow) -> bool:
+        """The request whose body an addon wants to go on as it comes. False: it is here already, as a whole."""
+        inbound = self._inbound
+        if inbound.refusal is not None:
+            raise inbound.refusal
+        if inbound.complete and not callable(flow.request.stream):
+            return False
+        if inbound.lost:
+            raise self._too_large()
+        upload = self._upload = Upload(self._client, inbound, flow, self._fail_upstream)
+        if (waiting := self._lane.uploading(flow, upload)) is not None:
+            await waiting
+        self._check(flow)
+        self._plan = self._lane.plans.get(flow)
+        if flow.response is None:
+            await self._forward(flow)
+        else:
+            upload.stop()
+            await self._answer(flow)
+        return True
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"the request body is larger than {self._lane.limits.max_body_bytes} bytes")
+
     async def _read_body(self, flow: http.HTTPFlow) -> None:
         inbound = self._inbound
         if not inbound.complete and not inbound.overflow and inbound.refusal is None:
@@ -151,7 +182,7 @@ class Relay:
         if inbound.refusal is not None:
             raise inbound.refusal
         if inbound.overflow:
-            raise TooLarge(f"the request body is larger than {self._lane.limits.max_body_bytes} bytes")
+            raise self._too_large()
         data = flow.request.data
         data.content = inbound.body()
         data.timestamp_end = time.time()
@@ -174,7 +205,7 @@ class Relay:
 
     async def _swallow_rest(self) -> None:
         """A small rest of a refused body: read and dropped, and the connection stays usable."""
-        self._inbound.overflow = True
+        self._inbound.overflow = self._inbound.lost = True
         self._inbound.parts.clear()
         if self._inbound.refusal is None and not self._gone:
             try:
@@ -188,7 +219,10 @@ class Relay:
         plan = self._plan
         if plan is None:
             plan = self._plan = default_plan(flow, self._client)
-        attempts = self._attempts = Attempts(self._client, self._inbound, plan)
+        if self._upload is None:
+            attempts = self._attempts = Attempts(self._client, self._inbound, plan)
+        else:
+            attempts = self._attempts = UploadAttempts(self._client, self._inbound, plan, self._upload)
         watch = self._watch = attempts.watch
         upstream = await attempts.obtain(flow)
         reply = upstream.reply
@@ -290,6 +324,8 @@ class Relay:
     def tick(self) -> None:
         """Looked over with its connection: nobody tells of a kill, and what streams may be watched."""
         if self._flow.error is not None and not self._ended:
+            if self._upload is not None:
+                self._upload.fail(Killed())
             self._fail_upstream(Killed())
             if self._waiter is not None and not self._waiter.done():
                 self._waiter.set_exception(Killed())
@@ -372,6 +408,13 @@ class Relay:
         if not self._client.dead:
             self._client.transport.write(head)
         await tunnel.run(self._client.take_ahead(), upstream.reply.beyond)
+
+    def stop(self) -> bool:
+        """The gateway's patience is over: a websocket's peers are told (True). All else is cut with its connection."""
+        if self._tunnel is None:
+            return False
+        self._tunnel.fail(Stopping())
+        return True
 
     def inject(self, message: WebSocketMessage) -> bool:
         """A message somebody made, into this exchange's websocket. False when it has none."""
@@ -479,6 +522,8 @@ class Relay:
             return
         self._gone = True
         self._out.keep = False
+        if self._upload is not None:
+            self._upload.fail(ClientGone())
         if self._attempts is not None:
             self._attempts.abandon()
         if self._cancellable is not None:

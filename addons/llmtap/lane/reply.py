@@ -28,7 +28,7 @@ class ReplyParser:
         self._kinds = kinds
         self.parts: list[bytes] = []
         self.on_body = self.parts.append  # llhttp hands body pieces straight to the list
-        self._parser: httptools.HttpResponseParser | _Beyond = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser | _Beyond | _Gone = httptools.HttpResponseParser(self)
         self.expect(head_only=False)
 
     switched = False  # to a websocket: `beyond` is what came behind the head, and this connection never carries HTTP again
@@ -77,6 +77,7 @@ class ReplyParser:
 
     def closed(self) -> bool:
         """The connection has ended. True when that completes the response."""
+        self._parser = _GONE  # llhttp knows this object: a cycle would wait for the collector
         if self.head_done and not self.complete and self.until_close and self.error is None:
             self.complete = True
         return self.complete
@@ -207,3 +208,13 @@ class _Beyond:
 
     def feed_data(self, data: bytes) -> None:
         self._reply.beyond += data
+
+
+class _Gone:
+    """Takes the place of the parser once the connection has ended."""
+
+    def feed_data(self, data: bytes) -> None:
+        pass
+
+
+_GONE = _Gone()

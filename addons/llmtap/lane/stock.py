@@ -21,6 +21,7 @@ import asyncio
 import contextlib
 import ipaddress
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -94,6 +95,15 @@ def on_terminate(call: Callable[[], None]) -> None:
         # replaces mitmproxy's own; where loops know no signals (Windows), or off the main thread, that one stays
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
             loop.add_signal_handler(number, call)
+
+
+def on_hangup(call: Callable[[], object]) -> None:
+    """Call this on SIGHUP, unless a terminal is ours: then it means that the terminal is gone, and ends us."""
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is None or in_console() or (sys.stdin is not None and sys.stdin.isatty()):
+        return
+    with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+        asyncio.get_running_loop().add_signal_handler(hangup, call)
 
 
 def install(answer: Answer, last_words: LastWords) -> None:

@@ -21,7 +21,7 @@ from mitmproxy.websocket import WebSocketData, WebSocketMessage
 from wsproto.frame_protocol import Opcode
 
 from llmtap.core.errors import ApiError
-from llmtap.lane.refusals import Killed
+from llmtap.lane.refusals import Killed, Stopping
 from llmtap.lane.timing import Watch
 from llmtap.lane.upstream import Upstream
 from llmtap.lane.websocket import ABNORMAL, FAILED, GOING_AWAY, Closing, Codec, Message
@@ -259,6 +259,11 @@ class Tunnel:
             await self._over(None, GOING_AWAY, failure.message)
             self._client.write(self._client.codec.close(GOING_AWAY, failure.message))
             self._server.write(self._server.codec.close(GOING_AWAY, failure.message))
+        elif isinstance(failure, Stopping):
+            await self._over(None, GOING_AWAY, str(failure))
+            for side in self._sides:
+                side.write(side.codec.close(GOING_AWAY, str(failure)))
+            await self._answered(*self._sides)
         else:
             await self._over(None, ABNORMAL, None)
             self._server.transport.abort()
@@ -269,16 +274,25 @@ class Tunnel:
         side.write(side.codec.close(code, reason))
         side.other.transport.close()
         side.other.full = False
+        await self._answered(side)
+
+    async def _answered(self, *sides: _Side) -> None:
+        """Until these sides have said goodbye too, or are gone, or time is up."""
+        waiting = [side for side in sides if not side.lost]
         try:
             async with asyncio.timeout(self._lane.limits.linger_s):
-                while not side.lost:
-                    if not side.line:
+                while waiting:
+                    side = next((side for side in waiting if side.line), None)
+                    if side is None:
                         self._waiter = self._lane.loop.create_future()
                         await self._waiter
+                        waiting = [side for side in waiting if side.line or not side.lost]
                         continue
                     item = side.next()
-                    if isinstance(item, bytes) and any(isinstance(event, Closing) for event in side.codec.feed(item)):
-                        return
+                    if item is None or (
+                        isinstance(item, bytes) and any(isinstance(event, Closing) for event in side.codec.feed(item))
+                    ):
+                        waiting.remove(side)
         except TimeoutError:
             log.debug("a websocket's peer did not answer the close frame")
         finally:

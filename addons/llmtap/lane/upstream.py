@@ -39,6 +39,7 @@ class Upstream(asyncio.Protocol):
         self.reply = ReplyParser(pool.kinds)
         self.transport: asyncio.Transport
         self.sink: Callable[[bytes], None] | None = None
+        self.feeder: Callable[[bool], None] | None = None  # sends a body piece by piece: told when no more fits, and again
         self.failure: Exception | None = None
         self.busy = False
         self.answered = False  # at least one byte of the current response has come
@@ -79,13 +80,23 @@ class Upstream(asyncio.Protocol):
         self.server.timestamp_end = time.time()
         self._pool.lost(self)
         if not self.busy or self.reply.complete:
+            self.reply.closed()
             return
-        if exc is None and self.reply.closed():
+        whole = self.reply.closed()
+        if exc is None and whole:
             self._wake()
         elif exc is None:
             self.fail(Failure("closed", "the backend closed the connection before its response was complete"))
         else:
             self.fail(Failure("reset", "the connection to the backend broke"))
+
+    def pause_writing(self) -> None:
+        if self.feeder is not None:
+            self.feeder(True)
+
+    def resume_writing(self) -> None:
+        if self.feeder is not None:
+            self.feeder(False)
 
     # ---- for the exchange
 

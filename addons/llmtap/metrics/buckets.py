@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from functools import lru_cache
 
 Bounds = tuple[float, ...]
@@ -57,7 +58,7 @@ class Histo:
         self.counts[bisect_left(self.bounds, value)] += times
         self.total += value * times
 
-    def observe_sorted(self, values: list[float], scale: float = 1.0, copies: float = 1.0) -> None:
+    def observe_sorted(self, values: Sequence[float], scale: float = 1.0, copies: float = 1.0) -> None:
         """Count many values at once, given in ascending order: each one times `scale`, and counted `copies` times on
         average (rounded so that the count in all is right)."""
         counts, n, seen, told = self.counts, len(values), 0, 0

@@ -27,6 +27,8 @@ class Backend:
     host: str
     port: int
     tls: bool = False
+    uds: str | None = None  # path of a UNIX socket, instead of host and port
+    drain: bool = False  # it may finish what its client does not wait for any more
     api_key: str | None = field(default=None, repr=False)
     fixed_models: tuple[str, ...] | None = None
     models: tuple[str, ...] | None = None
@@ -39,6 +41,8 @@ class Backend:
     @property
     def url(self) -> str:
         """The base URL, without a trailing slash."""
+        if self.uds is not None:
+            return f"unix://{self.uds}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
 
@@ -86,6 +90,11 @@ class Backends:
             # a backend that is down keeps the models it last told of, one that never answered may serve anything
             raise NoHealthyBackend("no healthy backend serves this request; see /health/ready")
         raise NotFound(f"The model `{model}` does not exist.", code="model_not_found", param="model")
+
+    def one_model(self) -> bool:
+        """Whether it makes no difference which model a request names: there is one backend, or all serve one and the same."""
+        known = {b.fixed_models if b.fixed_models is not None else b.models for b in self._all.values()}
+        return len(self._all) < 2 or (len(known) == 1 and len(known.pop() or ()) == 1)
 
     def healthy(self) -> bool:
         return any(b.state == "up" for b in self._all.values())

@@ -72,14 +72,25 @@ class Assembler(ABC):
         self.complete = True
         return content
 
+    def plain(self, reply: dict[str, Any]) -> Summary | None:
+        """The summary of the plainest kind of whole reply, for those that have a short way to it: equal to what `whole` and
+        `summary` come to. None: take the long way."""
+        return None
+
+    def skim(self, body: bytes) -> bool:
+        """Reads only what is needed of a large whole body, if that can be told apart; False leaves it to `whole`."""
+        return False
+
     def finish(self) -> None:
-        """The reply is over. A stream that told no usage (aborted, or not asked) gets its completion tokens estimated:
-        the token ids when they were sent, else one for each content event, as engines emit about a token an event."""
+        """The reply is over. A stream that told no usage (aborted, or not asked) gets its completion tokens estimated."""
         if self.streamed and self.usage.source == "none" and self.content_events:
             self.estimate()
 
     def estimate(self) -> None:
-        self.usage.completion_tokens = self.token_ids or self.content_events
+        """From what was streamed: the token ids when they were sent, else one token for each content event, as engines emit
+        about a token an event. Where a server that lagged behind put several into one, the words of the text are more: no
+        token is longer than a word."""
+        self.usage.completion_tokens = self.token_ids or max(self.content_events, self.words())
         self.usage.source = "estimated"
 
     @abstractmethod
@@ -93,6 +104,11 @@ class Assembler(ABC):
     @abstractmethod
     def choices(self) -> list[Choice]:
         """The choices so far."""
+
+    def words(self) -> int:
+        """Words of text and reasoning so far."""
+        texts = (text for choice in self.choices() for text in (choice.content, choice.reasoning) if text)
+        return sum(len(text.split()) for text in texts)
 
     def take_error(self, reply: dict[str, Any]) -> bool:
         """Notes the error an event or body carries, if any."""

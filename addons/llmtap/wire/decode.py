@@ -3,7 +3,10 @@
     SSE of a generating endpoint          StreamDecoder(SseDecoder, its assembler)
     NDJSON of Ollama                      StreamDecoder(NdjsonDecoder, Ollama's assembler)
     JSON of a known endpoint              BodyDecoder: collected up to a cap, read at close
+    numbers with their JSON in a header   HeaderDecoder (vLLM's embeddings as bytes)
+    text of a transcription               TextDecoder
     any error status                      ErrorDecoder: the body's error, whatever its shape
+    what unknown paths answer             Sniffer: the decoder of what it looks like
     anything else                         NullDecoder
 
 Endpoint names are those of `core.endpoints`; Ollama's are ollama_chat, ollama_generate, ollama_embed and
@@ -16,17 +19,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from llmtap.core.endpoints import OTHER
 from llmtap.core.errors import WireError
 from llmtap.core.record import Summary
 from llmtap.wire.anthropic import AnthropicAssembler
 from llmtap.wire.assembler import Assembler
 from llmtap.wire.faults import MAX_MESSAGE, body_error
 from llmtap.wire.jsonload import CutShort, load_object
+from llmtap.wire.llama import LlamaAssembler
 from llmtap.wire.ndjson import NdjsonDecoder
 from llmtap.wire.ollama import OllamaAssembler
 from llmtap.wire.openai import OpenAIAssembler
-from llmtap.wire.plain import UsageAssembler
+from llmtap.wire.plain import TextDecoder, UsageAssembler
 from llmtap.wire.responses import ResponsesAssembler
+from llmtap.wire.sniff import Sniffer
 from llmtap.wire.sse import SseDecoder
 from llmtap.wire.stream import Faulty, StreamDecoder
 
@@ -35,9 +41,11 @@ _MAX_ERROR_BODY = 1024 * 1024
 
 
 class Decoder(Protocol):
-    """Reads one reply. `understands` is False when it only looks on: `summary` then says nothing."""
+    """Reads one reply."""
 
-    understands: bool
+    @property
+    def understands(self) -> bool:
+        """False when it only looks on: `summary` then says nothing."""
 
     def feed(self, data: bytes) -> int:
         """Takes a piece of the body: how many content-bearing events it completed. Raises WireError."""
@@ -84,6 +92,7 @@ class BodyDecoder(Faulty):
         self._max = max_body
         self._size = 0
         self._pieces: list[bytes] = []
+        self._plain: Summary | None = None
 
     def feed(self, data: bytes) -> int:
         if self._error is not None or self._closed:
@@ -102,10 +111,14 @@ class BodyDecoder(Faulty):
         if self._error is not None or self._closed:
             return self._tell()
         self._closed = True
-        body = b"".join(self._pieces)
+        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
+        if self._assembler.skim(body):
+            return 0
         try:
-            return int(self._assembler.whole(load_object(body)))
+            reply = load_object(body)
+            self._plain = self._assembler.plain(reply)
+            return 1 if self._plain is not None else int(self._assembler.whole(reply))
         except CutShort:
             return 0
         except WireError as error:
@@ -113,6 +126,8 @@ class BodyDecoder(Faulty):
 
     @property
     def summary(self) -> Summary:
+        if self._plain is not None:
+            return self._plain
         return self._mark(self._assembler.summary())
 
 
@@ -149,6 +164,34 @@ class ErrorDecoder:
         return 0
 
 
+class HeaderDecoder:
+    """Embeddings asked for as bytes: vLLM puts what else its JSON would have said into the header `metadata`."""
+
+    understands = True
+
+    def __init__(self, metadata: str) -> None:
+        self._assembler = UsageAssembler()
+        self._metadata = metadata
+
+    def quick(self, data: bytes) -> int:
+        return -1
+
+    def feed(self, data: bytes) -> int:
+        return 0
+
+    def close(self) -> int:
+        if not self._assembler.complete:
+            try:
+                self._assembler.whole(load_object(self._metadata.encode("utf-8", "replace")))
+            except WireError:
+                self._assembler.complete = True
+        return 0
+
+    @property
+    def summary(self) -> Summary:
+        return self._assembler.summary()
+
+
 def _text(make: Callable[..., Assembler]) -> Callable[[], Assembler]:
     return lambda: make(text=True)
 
@@ -161,6 +204,8 @@ _EVENTS: dict[str, Callable[[], Assembler]] = {
     "transcriptions": OpenAIAssembler,
     "translations": OpenAIAssembler,
 }
+#: what only an unknown path can turn out to be
+_LIKE_SSE: dict[str, Callable[[], Assembler]] = {**_EVENTS, "llama_completion": LlamaAssembler}
 _LINES: dict[str, Callable[[], Assembler]] = {
     "ollama_chat": OllamaAssembler,
     "ollama_generate": _text(OllamaAssembler),
@@ -181,11 +226,15 @@ _BODIES: dict[str, Callable[[], Assembler]] = {
         ("embeddings", "pooling", "classify", "score", "rerank", "tokenize", "detokenize", "count_tokens"), UsageAssembler
     ),
 }
+_LIKE_BODY: dict[str, Callable[[], Assembler]] = {**_BODIES, "llama_completion": LlamaAssembler}
 _NDJSON = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"})
 
 
-def decoder_for(endpoint: str, content_type: str, status: int, *, max_body: int = MAX_BODY) -> Decoder:
-    """The decoder of a reply to `endpoint` with this content type and status. `max_body`: cap in bytes of a whole JSON body."""
+def decoder_for(
+    endpoint: str, content_type: str, status: int, *, metadata: str | None = None, max_body: int = MAX_BODY
+) -> Decoder:
+    """The decoder of a reply to `endpoint` with this content type and status. `metadata`: the reply's header of that name;
+    `max_body`: cap in bytes of a whole JSON body."""
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "text/event-stream" and endpoint in _EVENTS:
         return StreamDecoder(SseDecoder(), _EVENTS[endpoint]())
@@ -195,4 +244,27 @@ def decoder_for(endpoint: str, content_type: str, status: int, *, max_body: int 
         return StreamDecoder(NdjsonDecoder(), _LINES[endpoint]())
     if (kind == "application/json" or kind.endswith("+json")) and endpoint in _BODIES:
         return BodyDecoder(_BODIES[endpoint](), max_body)
+    if endpoint == OTHER.name:
+        return _sniffer(kind, max_body)
+    if kind == "text/plain" and endpoint in ("transcriptions", "translations"):
+        return TextDecoder(max_body)
+    if kind == "application/octet-stream" and metadata is not None and endpoint in ("embeddings", "pooling"):
+        return HeaderDecoder(metadata)
     return NullDecoder()
+
+
+def _sniffer(kind: str, max_body: int) -> Decoder:
+    def events(endpoint: str) -> Decoder:
+        return StreamDecoder(SseDecoder(), _LIKE_SSE[endpoint]()) if endpoint in _LIKE_SSE else NullDecoder()
+
+    def lines(endpoint: str) -> Decoder:
+        return StreamDecoder(NdjsonDecoder(), _LINES[endpoint]()) if endpoint in _LINES else NullDecoder()
+
+    def body(endpoint: str) -> Decoder:
+        return BodyDecoder(_LIKE_BODY[endpoint](), max_body) if endpoint in _LIKE_BODY else NullDecoder()
+
+    if kind == "text/event-stream":
+        return Sniffer(SseDecoder(), events)
+    if kind in _NDJSON:
+        return Sniffer(NdjsonDecoder(), lines)
+    return Sniffer(None, body) if kind == "application/json" else NullDecoder()

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmtap.core.record import Choice
+from llmtap.core.record import Choice, Summary, Usage
 from llmtap.wire.assembler import Assembler
+from llmtap.wire.engine_times import counts_of
 from llmtap.wire.merge import Call, Parts
 from llmtap.wire.shapes import Slot
 from llmtap.wire.usage import is_zero, openai_usage
@@ -23,6 +24,9 @@ _NOTES = ("system_fingerprint", "timings", "metrics", "service_tier")
 #: what only some events of a choice have, and what differs with each
 _ENDING = ("finish_reason", "stop_reason", "token_ids", "logprobs")
 _TEXTS = ("content", "reasoning", "reasoning_content")
+#: the members of a plain whole reply, and of its choice: what says something only where it is looked at, or never
+_PLAIN = frozenset(("id", "object", "created", "model", "choices", "usage", "system_fingerprint"))
+_PLAIN_CHOICE = frozenset(("index", "message", "logprobs", "finish_reason"))
 
 
 class OpenAIAssembler(Assembler):
@@ -53,10 +57,41 @@ class OpenAIAssembler(Assembler):
         self.take_error(reply)
         return content
 
+    def plain(self, reply: dict[str, Any]) -> Summary | None:
+        # one choice, of text alone: most replies that are not streamed
+        choices, usage = reply.get("choices"), reply.get("usage")
+        if type(choices) is not list or len(choices) != 1 or type(usage) is not dict or reply.get("object") == "error":
+            return None
+        choice = choices[0]
+        if type(choice) is not dict or _says_more(reply, _PLAIN) or _says_more(choice, _PLAIN_CHOICE):
+            return None
+        message, reason, notes = choice.get("message"), choice.get("finish_reason"), reply.get("system_fingerprint")
+        if type(message) is not dict or type(reason) is not str or choice.get("index") != 0:
+            return None
+        for name, value in message.items():
+            if (value or type(value) is dict) and name != "content" and (name != "role" or value != "assistant"):
+                return None
+        text, id, model = message.get("content"), reply.get("id"), reply.get("model")
+        counted = openai_usage(usage)
+        if (
+            not (type(text) is str and text and type(id) is str and type(model) is str)
+            or not (text.isascii() and id.isascii() and model.isascii() and reason.isascii() and reason)
+            or not (notes is None or (type(notes) is str and len(notes) < 100 and notes.isascii()))
+            or counted is None
+        ):
+            return None
+        parts = Choice(0, "assistant", text, finish_reason=reason)
+        meta = {} if notes is None else {"system_fingerprint": notes}
+        return Summary(id, model, [parts], counted, complete=True, meta=meta)
+
     def finish(self) -> None:
         # transformers serve and others never send [DONE]: a stream all of whose choices have finished is whole
         if self.streamed and self._parts and self.error_type is None:
             self.complete = self.complete or all(parts.finish_reason is not None for parts in self._parts.values())
+        # of one choice only
+        counts = counts_of(self.meta.get("timings")) if self.usage.source == "none" and len(self._parts) == 1 else None
+        if counts is not None:
+            self.usage = Usage(*counts, source="upstream")
         super().finish()
 
     def slot(self, name: str, event: dict[str, Any]) -> Slot | None:
@@ -68,6 +103,7 @@ class OpenAIAssembler(Assembler):
         parts = self._parts.get(index) if type(index) is int else None
         if parts is None or any(choice.get(member) is not None for member in _ENDING):
             return None
+        meta = self.meta  # not self: the shapes belong to it
         notes = {name: value for name in _NOTES if (value := extra(event.get(name))) is not None}
         delta = choice.get("delta")
         if type(delta) is dict:
@@ -83,7 +119,7 @@ class OpenAIAssembler(Assembler):
             role, to, path = None, parts.content, ("choices", 0, "text")
 
         def restore() -> None:
-            self.meta.update(notes)
+            meta.update(notes)
             if type(role) is str:
                 parts.role = role
 
@@ -174,6 +210,10 @@ class OpenAIAssembler(Assembler):
         if type(role) is str and role:
             parts.role = role
         return content
+
+
+def _says_more(members: dict[str, Any], known: frozenset[str]) -> bool:
+    return not known.issuperset(members) and any(v is not None and name not in known for name, v in members.items())
 
 
 def _calls(parts: Parts, fragments: Any, whole: bool) -> bool:

@@ -23,7 +23,7 @@ _EMPTY = re.compile(rb"[ \t\r\n]*\}")
 _INCLUDE = b'"stream_options":{"include_usage":true}'
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ParsedRequest:
     """A request body, understood. Parameters that are missing, null or not of their type are None: the engine will say so.
 
@@ -37,12 +37,37 @@ class ParsedRequest:
     model: str | None = None
     stream: bool = False
     wants_usage: bool = False
-    temperature: float | None = None
-    top_p: float | None = None
-    max_tokens: int | None = None
-    seed: int | None = None
-    n: int | None = None
-    n_messages: int | None = None
+
+    # read when somebody asks: a gateway that only passes a request on does not
+
+    @property
+    def _sampling(self) -> dict[str, Any]:
+        options = self.obj.get("options") if self.endpoint.startswith("ollama_") else None
+        return options if type(options) is dict else self.obj
+
+    @property
+    def temperature(self) -> float | None:
+        return number(self._sampling.get("temperature"))
+
+    @property
+    def top_p(self) -> float | None:
+        return number(self._sampling.get("top_p"))
+
+    @property
+    def max_tokens(self) -> int | None:
+        return _max_tokens(self.obj, self._sampling)
+
+    @property
+    def seed(self) -> int | None:
+        return _signed(self._sampling.get("seed"))
+
+    @property
+    def n(self) -> int | None:
+        return integer(self.obj.get("n"))
+
+    @property
+    def n_messages(self) -> int | None:
+        return _n_messages(self.obj)
 
 
 def parse(endpoint: str, body: bytes) -> ParsedRequest:
@@ -56,6 +81,8 @@ def parse(endpoint: str, body: bytes) -> ParsedRequest:
     if type(obj) is not dict:
         raise WireError("the request body must be a JSON object")
     model = obj.get("model")
+    if model is None and endpoint == "ollama_show":
+        model = obj.get("name")  # its old name, which Ollama still takes
     if model is not None and type(model) is not str:
         raise WireError("`model` must be a string")
     stream = obj.get("stream")
@@ -63,22 +90,7 @@ def parse(endpoint: str, body: bytes) -> ParsedRequest:
         stream = endpoint in _STREAMS_BY_DEFAULT
     elif type(stream) is not bool:
         raise WireError("`stream` must be true or false")
-    options = obj.get("options") if endpoint.startswith("ollama_") else None
-    sampling = options if type(options) is dict else obj
-    return ParsedRequest(
-        endpoint=endpoint,
-        obj=obj,
-        exact=exact,
-        model=string(model) or None,
-        stream=stream,
-        wants_usage=_wants_usage(obj.get("stream_options")),
-        temperature=number(sampling.get("temperature")),
-        top_p=number(sampling.get("top_p")),
-        max_tokens=_max_tokens(obj, sampling),
-        seed=_signed(sampling.get("seed")),
-        n=integer(obj.get("n")),
-        n_messages=_n_messages(obj),
-    )
+    return ParsedRequest(endpoint, obj, exact, string(model) or None, stream, _wants_usage(obj.get("stream_options")))
 
 
 def _wants_usage(options: Any) -> bool:

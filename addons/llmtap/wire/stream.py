@@ -152,7 +152,7 @@ class StreamDecoder(Faulty):
                 count += self._last(name, payload)
         except WireError as error:
             return self._stop(error, count)
-        self._assembler.finish()
+        self._finish()
         return count
 
     def _last(self, name: str, payload: bytes) -> bool:
@@ -164,8 +164,14 @@ class StreamDecoder(Faulty):
 
     def _stop(self, error: WireError, count: int) -> int:
         self._live = ()
-        self._assembler.finish()
+        self._finish()
         return self._fault(error, count)
+
+    def _finish(self) -> None:
+        self._assembler.finish()
+        # shapes know their assembler: a cycle would wait for the collector
+        self._assembler.shapes.clear()
+        self._assembler.last_shape = None
 
     @property
     def summary(self) -> Summary:

@@ -59,7 +59,7 @@ def _name(config_path: Path | None) -> str:
 
 def _listening(config: Config) -> str:
     host = config.server.host
-    return f"http://{f'[{host}]' if ':' in host else host}:{config.server.port}"
+    return f"{config.server.scheme}://{f'[{host}]' if ':' in host else host}:{config.server.port}"
 
 
 def features(config: Config) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Literal
 
 import click
 
@@ -67,6 +68,13 @@ One request asks for a fault or a pace of its own by a header or anywhere in its
     metavar="SECONDS",
     help="What streams in flight get to finish after SIGTERM.",
 )
+@click.option(
+    "--runner",
+    type=click.Choice(["all", "generate", "pooling"]),
+    default="all",
+    show_default=True,
+    help="Routes there are; a vLLM has those of `generate` (chat ...) or of `pooling` (embeddings ...).",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed, other texts.")
 def sim(
     port: int,
@@ -81,6 +89,7 @@ def sim(
     reasoning: bool,
     enable_request_id_headers: bool,
     shutdown_timeout: float,
+    runner: Literal["all", "generate", "pooling"],
     seed: int,
 ) -> None:
     """The command; its help is above, because it is made from the table of faults."""
@@ -102,5 +111,6 @@ def sim(
         request_id_headers=enable_request_id_headers,
         shutdown_timeout_s=shutdown_timeout,
         seed=seed,
+        runner=runner,
     )
     sys.exit(run(settings))

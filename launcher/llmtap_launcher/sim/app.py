@@ -16,14 +16,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from . import generate, template
+from . import audio, generate, messages, ollama, pooling, responses, template
 from .bodies import VERSION
 from .errors import VllmError, prompt_too_long
 from .faults import FaultError, Rule, parse_fault
 from .front import Front, error_response, received
 from .metrics import CONTENT_TYPE
 from .requests import DetokenizeRequest, TokenizeRequest, parse
-from .simulation import Simulation
+from .simulation import Runner, Simulation
 
 Handler = Callable[[Simulation, Request], Awaitable[Response]]
 
@@ -41,9 +41,8 @@ def create_app(sim: Simulation) -> ASGIApp:
         _route(sim, "POST", "/metrics", _metrics),
         _route(sim, "POST", "/tokenize", _tokenize),
         _route(sim, "POST", "/detokenize", _detokenize),
-        _route(sim, "POST", "/v1/chat/completions", generate.chat),
-        _route(sim, "POST", "/v1/completions", generate.completions),
         _route(sim, "POST", "/inference/v1/generate", _scale_out),
+        *(_route(sim, method, path, handler) for path, (method, handler) in _surfaces(sim.settings.runner).items()),
         _route(sim, "POST", "/sim/fail", _fail),
         _route(sim, "POST", "/sim/reset", _reset),
         _route(sim, "GET", "/sim/requests", _requests),
@@ -51,6 +50,43 @@ def create_app(sim: Simulation) -> ASGIApp:
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _http_exception})
     return Front(app, sim)
+
+
+#: path -> method and handler, of a model that generates
+GENERATING: dict[str, tuple[str, Handler]] = {
+    "/v1/chat/completions": ("POST", generate.chat),
+    "/v1/chat/completions/batch": ("POST", generate.chat_batch),
+    "/v1/completions": ("POST", generate.completions),
+    "/v1/responses": ("POST", responses.responses),
+    "/v1/messages": ("POST", messages.messages),
+    "/v1/messages/count_tokens": ("POST", messages.count_tokens),
+    "/v1/audio/transcriptions": ("POST", audio.transcriptions),
+    "/v1/audio/translations": ("POST", audio.translations),
+    "/api/chat": ("POST", ollama.chat),
+    "/api/generate": ("POST", ollama.generate_text),
+    "/api/embed": ("POST", ollama.embed),
+    "/api/embeddings": ("POST", ollama.embeddings),
+    "/api/show": ("POST", ollama.show),
+    "/api/tags": ("GET", ollama.tags),
+    "/api/ps": ("GET", ollama.ps),
+    "/api/version": ("GET", ollama.version),
+}
+#: and of one that pools
+POOLING: dict[str, tuple[str, Handler]] = {
+    "/v1/embeddings": ("POST", pooling.embeddings),
+    "/v2/embed": ("POST", pooling.embed),
+    "/pooling": ("POST", pooling.pooling),
+    "/classify": ("POST", pooling.classify),
+    "/score": ("POST", pooling.score),
+    "/v1/score": ("POST", pooling.score),
+    "/rerank": ("POST", pooling.rerank),
+    "/v1/rerank": ("POST", pooling.rerank),
+    "/v2/rerank": ("POST", pooling.rerank),
+}
+
+
+def _surfaces(runner: Runner) -> dict[str, tuple[str, Handler]]:
+    return {"all": GENERATING | POOLING, "generate": GENERATING, "pooling": POOLING}[runner]
 
 
 def _route(sim: Simulation, method: str, path: str, handler: Handler) -> Route:

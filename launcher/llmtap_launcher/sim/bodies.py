@@ -1,7 +1,8 @@
-"""The JSON of answers: vLLM 0.33's fields, in its order, with its nulls.
+"""The JSON of chat and text completions: vLLM 0.33's fields, in its order, with its nulls.
 
-Two writers, one for each endpoint, with the same four methods. `opening` and `step` make the events of a stream (each is one HTTP
-chunk), `closing` its last ones, and `whole` the body of a reply that is not streamed. Compared with recordings by the tests.
+Every generating endpoint has a writer (the others: `responses`, `messages`, `ollama`, `audio`), with the same methods.
+`opening` and `step` make the events of a stream (each is one HTTP chunk), `closing` its last ones, and `whole` the body of a
+reply that is not streamed. Compared with recordings by the tests.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from .text import Tokenizer
 VERSION = "0.33.0"
 FINGERPRINT = f"vllm-{VERSION}-60b0c9de"
 DONE = b"data: [DONE]\n\n"
+EVENT_STREAM = b"text/event-stream; charset=utf-8"
+JSON = b"application/json"
 
 Json = dict[str, Any]
 
@@ -30,6 +33,11 @@ Json = dict[str, Any]
 def event(data: Json) -> bytes:
     """One server-sent event."""
     return b"data: " + orjson.dumps(data) + b"\n\n"
+
+
+def named_event(data: Json) -> bytes:
+    """One server-sent event with a name, its `type`."""
+    return b"event: " + str(data["type"]).encode() + b"\ndata: " + orjson.dumps(data) + b"\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +56,10 @@ class Envelope:
 class Writer(Protocol):
     """Turns steps into the bytes of an answer."""
 
+    media_type: bytes  # of a stream
+    whole_type: bytes  # of a body
+    end: bytes  # what a stream says last, b"" when it just ends
+
     def opening(self) -> list[bytes]:
         """Events before the first token."""
 
@@ -60,12 +72,16 @@ class Writer(Protocol):
     def whole(self, scripts: Sequence[Sequence[Step]]) -> bytes:
         """The body of a reply that is not streamed."""
 
-    def failure(self) -> bytes:
-        """The event that tells of the engine's death."""
+    def failure(self) -> bytes | None:
+        """The event that tells of the engine's death; None when the stream is just cut."""
 
 
 class ChatWriter:
     """`/v1/chat/completions`. `reasoning`: a reasoning parser is at work, so usage tells reasoning tokens."""
+
+    media_type = EVENT_STREAM
+    whole_type = JSON
+    end = DONE
 
     def __init__(
         self,
@@ -240,6 +256,10 @@ class ChatWriter:
 
 class CompletionWriter:
     """`/v1/completions`. Choices are numbered through all prompts: index = choice + prompt x n."""
+
+    media_type = EVENT_STREAM
+    whole_type = JSON
+    end = DONE
 
     def __init__(
         self, request: CompletionRequest, envelope: Envelope, tokenizer: Tokenizer, prompts: Sequence[tuple[str, Sequence[int]]]

@@ -20,7 +20,20 @@ from .faults import Directives, Fault, FaultError, read_directives
 from .simulation import Seen, Simulation
 
 _KEY = "llmtap.received"
-INFERENCE_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
+#: where tokens are generated: a fault in the middle of a reply means something there
+INFERENCE_PATHS = frozenset(
+    {
+        "/v1/chat/completions",
+        "/v1/chat/completions/batch",
+        "/v1/completions",
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/audio/transcriptions",
+        "/v1/audio/translations",
+        "/api/chat",
+        "/api/generate",
+    }
+)
 #: what vLLM's --api-key guards; the rest is open
 _GUARDED = ("/v1", "/v2", "/inference", "/cohere")
 

@@ -1,4 +1,4 @@
-"""The two generating endpoints: from a request's body to the response that will carry the tokens."""
+"""Chat and text completions: from a request's body to the response that will carry the tokens."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,7 +16,7 @@ from .bodies import ChatWriter, CompletionWriter, Envelope, Writer
 from .errors import VllmError, internal_error, prompt_too_long, unknown_model
 from .faults import Directives, strip_directives
 from .front import Received, received
-from .requests import ChatRequest, CompletionRequest, Generate, check_sampling, parse
+from .requests import BatchRequest, ChatRequest, CompletionRequest, Generate, check_sampling, parse
 from .respond import TokenResponse, Work
 from .script import Plan, Step, write
 from .simulation import Simulation
@@ -35,6 +36,46 @@ async def chat(sim: Simulation, request: Request) -> Response:
     got = received(request.scope)
     body = parse(ChatRequest, request.headers.get("content-type", ""), got.body)
     model = check_model(sim, body.model)
+    talk = converse(sim, got.directives, body)
+    writer = ChatWriter(
+        body,
+        envelope(request, "chatcmpl", model),
+        sim.tokenizer,
+        talk.prompt,
+        reasoning=talk.reasoning,
+        forced_name=body.forced_name is not None,
+    )
+    return respond(sim, got, body, writer, talk.scripts, [len(talk.prompt)] * body.choices, talk.max_tokens)
+
+
+async def chat_batch(sim: Simulation, request: Request) -> Response:
+    """`POST /v1/chat/completions/batch`: several conversations, answered as the choices of one reply. Raises VllmError."""
+    got = received(request.scope)
+    batch = parse(BatchRequest, request.headers.get("content-type", ""), got.body)
+    model = check_model(sim, batch.model)
+    rest = batch.model_dump(exclude={"messages"})
+    talks = [converse(sim, got.directives, ChatRequest.model_validate({**rest, "messages": m})) for m in batch.messages]
+    if not talks:
+        raise VllmError("You must pass at least one conversation")
+    body = ChatRequest.model_validate({**rest, "messages": [], "n": len(talks), "stream": False})
+    prompt = [token for talk in talks for token in talk.prompt]
+    writer = ChatWriter(body, envelope(request, "chatcmpl", model), sim.tokenizer, prompt, reasoning=False, forced_name=False)
+    scripts = [script for talk in talks for script in talk.scripts]
+    return respond(sim, got, body, writer, scripts, [len(t.prompt) for t in talks], max(t.max_tokens for t in talks))
+
+
+@dataclass(frozen=True, slots=True)
+class Talk:
+    """A conversation and what will be said to it. `reasoning`: a reasoning parser is at work."""
+
+    prompt: Sequence[int]
+    scripts: Sequence[Sequence[Step]]
+    max_tokens: int
+    reasoning: bool
+
+
+def converse(sim: Simulation, directives: Directives, body: ChatRequest) -> Talk:
+    """Renders the prompt and decides the answers. Raises VllmError."""
     prompt_text = template.render(body.messages, None if body.tool_choice == "none" else body.tools)
     prompt = sim.tokenizer.encode(prompt_text)
     room = _room(sim, prompt)
@@ -42,28 +83,19 @@ async def chat(sim: Simulation, request: Request) -> Response:
     max_tokens = min(body.max_completion_tokens or body.max_tokens or room, room)
     asked = (body.chat_template_kwargs or {}).get("enable_thinking")
     choice = body.tool_choice if isinstance(body.tool_choice, str) else None
-    calls = tools.choose_calls(body.tools, choice, body.forced_name, body.messages)
     plan = _plan(
         body,
-        got.directives,
+        directives,
         max_tokens,
         thinking=sim.settings.reasoning if asked is None else bool(asked),
-        calls=calls,
+        calls=tools.choose_calls(body.tools, choice, body.forced_name, body.messages),
         forced_call=choice == "required" or body.forced_name is not None,
         fixed_text=_structured(body, tools.message_text(body.messages[-1])),
     )
     scripts = _scripts(sim, prompt_text, plan, body.choices)
-    writer = ChatWriter(
-        body,
-        _envelope(request, "chatcmpl", model),
-        sim.tokenizer,
-        prompt,
-        reasoning=sim.settings.reasoning or asked is not None,
-        forced_name=body.forced_name is not None,
-    )
     if body.tools and body.tool_choice != "none":
         _count_parsing(sim, scripts, bool(body.stream))
-    return _respond(sim, got, body, writer, scripts, [len(prompt)] * body.choices, max_tokens)
+    return Talk(prompt, scripts, max_tokens, sim.settings.reasoning or asked is not None)
 
 
 async def completions(sim: Simulation, request: Request) -> Response:
@@ -77,9 +109,9 @@ async def completions(sim: Simulation, request: Request) -> Response:
     max_tokens = min(body.max_tokens or room, room)
     plan = _plan(body, got.directives, max_tokens, lead=" ")
     scripts = [s for text, _ in prompts for s in _scripts(sim, text, plan, body.choices)]
-    writer = CompletionWriter(body, _envelope(request, "cmpl", model), sim.tokenizer, prompts)
+    writer = CompletionWriter(body, envelope(request, "cmpl", model), sim.tokenizer, prompts)
     lengths = [len(tokens) for _, tokens in prompts for _ in range(body.choices)]
-    return _respond(sim, got, body, writer, scripts, lengths, max_tokens)
+    return respond(sim, got, body, writer, scripts, lengths, max_tokens)
 
 
 def _split_prompts(prompt: object) -> list[str | list[int]]:
@@ -131,7 +163,8 @@ def _scripts(sim: Simulation, prompt: str, plan: Plan, n: int) -> list[list[Step
     return [write(sim.tokenizer, rng(sim.settings.seed, heard, choice), plan) for choice in range(n)]
 
 
-def _envelope(request: Request, prefix: str, model: str) -> Envelope:
+def envelope(request: Request, prefix: str, model: str) -> Envelope:
+    """What the chunks of the answer to `request` begin with; its id is the client's `x-request-id` if it has one."""
     request_id = request.headers.get("x-request-id") or uuid.uuid4().hex[:16]
     return Envelope(f"{prefix}-{request_id}", int(time.time()), model)
 
@@ -146,7 +179,7 @@ def _count_parsing(sim: Simulation, scripts: Sequence[Sequence[Step]], stream: b
             sim.metrics.tool_parser("non_streaming", "tool_call" if calling else "no_tool_call")
 
 
-def _respond(
+def respond(
     sim: Simulation,
     got: Received,
     body: Generate,
@@ -155,6 +188,7 @@ def _respond(
     prompt_tokens: Sequence[int],
     max_tokens: int,
 ) -> Response:
+    """The response that lets the engine say `scripts`, at the pace asked for. Raises VllmError when the engine is dead."""
     if sim.engine.dead:
         raise internal_error()
     asked, settings = got.directives, sim.settings

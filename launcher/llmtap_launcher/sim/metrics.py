@@ -206,6 +206,10 @@ class Metrics:
         """
         self._parser[mode, outcome, "chat_completions"].inc(times)
 
+    def counts(self) -> tuple[int, int]:
+        """Prompt and generated tokens so far, as `/metrics` tells them."""
+        return int(self._prompt_tokens._value.get()), int(self._generation_tokens._value.get())
+
     def scrape(self) -> bytes:
         """The body of `/metrics`, in the text format whatever the client accepts, as vLLM's."""
         return generate_latest(self.registry)

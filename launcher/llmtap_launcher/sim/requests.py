@@ -127,6 +127,12 @@ class ChatRequest(Generate):
         return str(self.tool_choice["function"]["name"]) if isinstance(self.tool_choice, dict) else None
 
 
+class BatchRequest(ChatRequest):
+    """Body of `POST /v1/chat/completions/batch`: a list of conversations."""
+
+    messages: list[list[Message]]  # type: ignore[assignment]
+
+
 class CompletionRequest(Generate):
     """Body of `POST /v1/completions`."""
 

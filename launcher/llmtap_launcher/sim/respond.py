@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from .bodies import DONE, Writer
+from .bodies import Writer
 from .connection import Connection, connection_of
 from .engine import Engine, Job, Outcome
 from .errors import internal_error
@@ -43,6 +43,8 @@ class TokenResponse(Response):
         self._work = work
         self._fault = fault
         self._seen = seen
+        self._stream_type = (b"content-type", writer.media_type)
+        self._whole_type = (b"content-type", writer.whole_type)
         total = sum(map(len, work.scripts))
         # a reply shorter than that still gets its fault, before its end
         self._strike_at = min(fault.after_tokens, max(1, total - 1)) if fault else -1
@@ -66,7 +68,7 @@ class TokenResponse(Response):
         connection.when_lost(abort)
         try:
             if self._work.stream:
-                await send({"type": "http.response.start", "status": 200, "headers": [_EVENT_STREAM]})
+                await send({"type": "http.response.start", "status": 200, "headers": [self._stream_type]})
             self._engine.submit(job)
             outcome = await job.done
             if job.stalled_until > (now := asyncio.get_running_loop().time()):
@@ -118,9 +120,18 @@ class TokenResponse(Response):
         if outcome == "aborted":
             await connection.wait_lost()
             return
-        for event in [self._writer.failure()] if outcome == "dead" else self._writer.closing():
-            connection.write_chunk(event)
-        connection.write_chunk(DONE)
+        if outcome == "dead":
+            last = self._writer.failure()
+            if last is None:
+                connection.close()
+                await connection.wait_lost()
+                return
+            connection.write_chunk(last)
+        else:
+            for event in self._writer.closing():
+                connection.write_chunk(event)
+        if self._writer.end:
+            connection.write_chunk(self._writer.end)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _whole(self, connection: Connection, outcome: Outcome, send: Send) -> None:
@@ -132,14 +143,10 @@ class TokenResponse(Response):
         if kind == "bad_json":
             body = body[: len(body) // 2]
         length = (b"content-length", str(len(body)).encode())
-        await send({"type": "http.response.start", "status": 500 if dead else 200, "headers": [length, _JSON]})
+        await send({"type": "http.response.start", "status": 500 if dead else 200, "headers": [length, self._whole_type]})
         if kind == "die_mid_stream":
             connection.write_raw(body[: len(body) // 2])
             connection.close()
             await connection.wait_lost()
             return
         await send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-_EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
-_JSON = (b"content-type", b"application/json")

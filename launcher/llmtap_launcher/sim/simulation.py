@@ -6,12 +6,14 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from .engine import Engine
 from .faults import Rule, Rules
 from .metrics import Metrics
 from .text import Tokenizer, rng
+
+Runner = Literal["all", "generate", "pooling"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class Settings:
     request_id_headers: bool = False
     shutdown_timeout_s: float = 5.0
     seed: int = 0
+    runner: Runner = "all"  # which routes there are: a vLLM either generates or pools
 
 
 @dataclass(slots=True)

@@ -24,7 +24,11 @@ _ALL = [*BEGIN_COLUMNS, *END_COLUMNS]
 _INSERT = (
     f"INSERT INTO exchanges(uid, {', '.join(_ALL)}) VALUES (:uid, {', '.join(':' + c for c in _ALL)}) ON CONFLICT(uid) DO NOTHING"
 )
-_UPDATE_BEGIN = f"UPDATE exchanges SET {', '.join(f'{c} = :{c}' for c in BEGIN_COLUMNS)} WHERE uid = :uid"
+#: the size of a body that was sent on as it came is known at the end, which may be here before the beginning
+_SIZE = "request_bytes = coalesce(max(request_bytes, :request_bytes), :request_bytes)"
+_UPDATE_BEGIN = (
+    f"UPDATE exchanges SET {', '.join(f'{c} = :{c}' for c in BEGIN_COLUMNS if c != 'request_bytes')}, {_SIZE} WHERE uid = :uid"
+)
 _UPDATE_END = f"UPDATE exchanges SET {', '.join(f'{c} = :{c}' for c in END_COLUMNS)} WHERE uid = :uid"
 _NOTHING: dict[str, Any] = dict.fromkeys(_ALL)
 
@@ -144,6 +148,8 @@ class Ingester:
             reply = replied(pair.end[1], endpoint)
             columns.update(reply.columns)
             self._store_replied(reply, columns)
+            if reply.request_bytes is not None:
+                columns["request_bytes"] = reply.request_bytes
             if pair.begin is None:
                 columns.update(_start(*pair.end))
         created = self._conn.execute(_INSERT, columns).rowcount == 1
@@ -151,10 +157,18 @@ class Ingester:
             self._conn.execute(_UPDATE_BEGIN, columns)
         if not created and pair.end is not None:
             self._conn.execute(_UPDATE_END, columns)
+            if reply is not None and reply.request_bytes is not None:
+                self._conn.execute(f"UPDATE exchanges SET {_SIZE} WHERE uid = :uid", columns)
         if reply is not None and reply.deltas is not None:
             self._conn.execute(
                 "INSERT OR REPLACE INTO token_timings(exchange_id, deltas) SELECT id, ? FROM exchanges WHERE uid = ?",
                 (reply.deltas, uid),
+            )
+        if reply is not None and reply.socket:
+            self._conn.executemany(
+                "INSERT OR REPLACE INTO websocket_messages(exchange_id, n, at_ms, from_client, content, bytes) "
+                "SELECT id, ?, ?, ?, ?, ? FROM exchanges WHERE uid = ?",
+                [(n, *said, uid) for n, said in enumerate(reply.socket)],
             )
         if not created and pair.end is None:
             self._relink(uid, columns["input_tip"])

@@ -109,7 +109,21 @@ def m002_search(db: Database) -> None:
         db.execute(statement)
 
 
+_WEBSOCKETS = """
+CREATE TABLE websocket_messages (
+  exchange_id INTEGER NOT NULL REFERENCES exchanges(id), n INTEGER NOT NULL, at_ms REAL, from_client INTEGER NOT NULL,
+  content, bytes INTEGER NOT NULL, PRIMARY KEY (exchange_id, n)
+) WITHOUT ROWID
+"""
+
+
 @migrations()
 def m003_requests(db: Database) -> None:
     """The narrow view people land on."""
     db.execute(_REQUESTS)
+
+
+@migrations()
+def websocket_messages(db: Database) -> None:
+    """What was said over websockets."""
+    db.execute(_WEBSOCKETS)

@@ -6,6 +6,7 @@ Values are taken only when they are what the column says (a `temperature` that i
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -41,6 +42,8 @@ END_COLUMNS = (
 _OUTCOMES = frozenset({"ok", "cached", "client_abort", "upstream_error", "timeout", "rejected", "lost"})
 
 Record = dict[str, Any]
+#: a message of a websocket: at_ms, from_client, content, bytes
+Said = tuple[float | None, int, str | bytes | None, int]
 Columns = dict[str, Any]
 
 
@@ -61,6 +64,8 @@ class Replied:
     meta: dict[str, Any]
     choices: list[tuple[Body, str | None]] = field(default_factory=list)
     deltas: str | None = None
+    request_bytes: int | None = None  # of a body that was sent on as it came
+    socket: list[Said] = field(default_factory=list)  # messages of a websocket
 
 
 def iso(us: int) -> str:
@@ -135,13 +140,27 @@ def replied(record: Record, endpoint: str | None) -> Replied:
             columns["ttft_ms"] = deltas[0] / 10
     content_type = _text(record.get("content_type")) or ""
     columns["tokens_per_second"] = _rate(columns, content_type.startswith(_STREAMS))
-    out = Replied(columns, _meta(summary))
+    out = Replied(columns, _meta(summary), request_bytes=_int(record.get("request_bytes")))
     _errors(columns, out.meta, summary, record, endpoint)
+    out.socket = _said(record.get("messages"))
+    if dropped := _int(record.get("messages_dropped")):
+        out.meta["messages_dropped"] = dropped
     if dropped := record.get("body_dropped"):
         out.meta["body_dropped"] = dropped
     else:
         out.choices = [(body_of(m), _text(m["reasoning"])) for c in choices if (m := from_choice(c)) is not None]
     out.deltas = None if deltas is None else orjson.dumps(deltas).decode()
+    return out
+
+
+def _said(messages: Any) -> list[Said]:
+    """Raises ValueError for what is no message."""
+    out: list[Said] = []
+    for message in messages if type(messages) is list else ():
+        content: str | bytes | None = _text(message.get("text"))
+        if content is None and type(message.get("base64")) is str:
+            content = base64.b64decode(message["base64"], validate=True)
+        out.append((number(message.get("at_ms")), int(message.get("from") == "client"), content, _int(message.get("bytes")) or 0))
     return out
 
 

@@ -12,6 +12,7 @@ TABLES: dict[str, str] = {
     "bodies_fts": "Full text search over `bodies.text` (SQLite FTS5): "
     "`SELECT rowid FROM bodies_fts WHERE bodies_fts MATCH 'words'` gives ids of `bodies`.",
     "token_timings": "When the pieces of a streamed reply came.",
+    "websocket_messages": "What was said over a websocket (`/v1/realtime`): the first 512 KiB of each direction.",
     "segments": "The files of the spool and how far they are in the database.",
 }
 
@@ -73,8 +74,8 @@ _EXCHANGE = {
     "tools_hash": "Hash of the tool definitions (`bodies.hash`).",
     "params_json": "The request without its messages and tools. Requests without a known shape: `body`, up to 64 KiB.",
     "response_meta_json": "Extras of the reply: `output_tips` (all choices, when several), `reasoning` (when the stored message "
-    "shows another), `body` (unknown endpoints and unreadable errors, up to 64 KiB), `body_dropped`, and what the backend adds "
-    "(timings, fingerprint).",
+    "shows another), `body` (unknown endpoints and unreadable errors, up to 64 KiB), `body_dropped`, `messages_dropped` (of a "
+    "websocket, beyond those that are kept), and what the backend adds (timings, fingerprint).",
     "request_id": "The client's own `x-request-id`.",
     "boot": "Worker and start of it whose spool it was in; only used to tell lost exchanges.",
 }
@@ -108,6 +109,14 @@ COLUMNS: dict[str, dict[str, str]] = {
         "exchange_id": "The exchange.",
         "deltas": "JSON array of integers, 0.1 ms: gaps between pieces, the first from the request's arrival. "
         "`SELECT value / 10.0 FROM token_timings, json_each(deltas) WHERE exchange_id = 1`.",
+    },
+    "websocket_messages": {
+        "exchange_id": "The exchange.",
+        "n": "Its place in the session, from 0.",
+        "at_ms": "When, from the request's arrival.",
+        "from_client": "1: the client said it. 0: the backend.",
+        "content": "Text, or the bytes of a binary message; of long ones the first 16 KiB.",
+        "bytes": "Its whole size.",
     },
     "segments": {
         "name": "File name.",

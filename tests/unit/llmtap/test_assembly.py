@@ -9,7 +9,9 @@ from mitmproxy import http
 
 from llmtap.assembly import Gateway, steps_of
 from llmtap.core.config import Config
+from llmtap.core.record import End
 from llmtap.exchange import Exchange
+from llmtap.health import Seen
 
 
 class Recorder:
@@ -59,7 +61,7 @@ def test_policy_comes_before_what_watches(tmp_path: Path) -> None:
 def test_what_is_off_is_not_there(tmp_path: Path) -> None:
     gateway = build(tmp_path, capture={"enabled": False}, logging={"request_log": False})
     assert gateway.capture is None and gateway.writer is None
-    assert {s.name for steps in gateway.steps.values() for s in steps} == {"transforms", "routing", "tee", "metrics"}
+    assert {s.name for steps in gateway.steps.values() for s in steps} == {"transforms", "routing", "sockets", "tee", "metrics"}
 
 
 def test_a_failed_connection_takes_a_backend_out_a_bad_answer_does_not(tmp_path: Path) -> None:
@@ -70,3 +72,71 @@ def test_a_failed_connection_takes_a_backend_out_a_bad_answer_does_not(tmp_path:
     assert gateway.backends["a"].state == "down"
     labels = {"backend": "a", "reason": "refused"}
     assert gateway.registry.get_sample_value("llmtap_backend_failures_total", labels) == 1
+
+
+def test_a_backend_on_a_socket_that_may_finish(tmp_path: Path) -> None:
+    backends = [{"name": "a", "url": "unix:/run/vllm.sock", "on_client_disconnect": "drain"}]
+    gateway = build(tmp_path, backends=backends)
+    (backend,) = gateway.backends
+    assert (backend.uds, backend.drain, backend.url) == ("/run/vllm.sock", True, "unix:///run/vllm.sock")
+    gateway.stop()
+
+
+def test_who_wants_to_know_is_told_of_a_changed_backend(tmp_path: Path) -> None:
+    gateway = build(tmp_path)
+    told: list[bool] = []
+    gateway.health_changed = lambda: told.append(gateway.backends.healthy())
+    gateway.health.take(gateway.backends["a"], Seen("up"))
+    gateway.health.take(gateway.backends["a"], Seen("up"))
+    gateway.health.take(gateway.backends["a"], Seen("down"))
+    assert told == [True, False]
+    gateway.stop()
+
+
+async def test_another_configuration_goes_on_with_what_is_the_same(tmp_path: Path) -> None:
+    old = build(tmp_path)
+    old.start()
+    old.health.take(old.backends["a"], Seen("up"))
+    old.backends["a"].in_flight = 3
+    changed = [{"name": "a", "url": "https://10.0.0.1", "api_key": "k", "models": ["m"]}, {"name": "b", "url": "http://[::1]:9"}]
+    config = Config.model_validate({**old.config.model_dump(by_alias=True), "backends": changed})
+    new = Gateway(config, own_writer=False, before=old)
+    assert new.backends["a"] is old.backends["a"] and new.backends["b"] is not old.backends["b"]
+    assert new.capture is old.capture and new.metrics is old.metrics and new.registry is old.registry
+    new.start(before=old)
+    assert new.shares("a", old) and not new.shares("b", old)
+    old.backend_failed("a", "refused")
+    assert new.backends["a"].state == "down"
+    old.stop([new])
+    assert new.capture is not None and new.capture.sink.healthy
+    assert new.capture.sink.write_end(End("u", 1, "ok"))
+    new.stop()
+    assert not new.capture.sink.write_end(End("u", 1, "ok"))
+
+
+async def test_what_is_not_the_same_ends_with_those_who_use_it(tmp_path: Path) -> None:
+    old = build(tmp_path)
+    old.start()
+    elsewhere = {"capture": {"dir": str(tmp_path / "two")}}
+    new = Gateway(Config.model_validate({**old.config.model_dump(by_alias=True), **elsewhere}), own_writer=False, before=old)
+    assert old.capture is not None and new.capture is not None and new.capture is not old.capture
+    new.discard(old)
+    assert old.capture.sink.write_end(End("u", 1, "ok")) and not new.capture.sink.write_end(End("u", 1, "ok"))
+    new = Gateway(Config.model_validate({**old.config.model_dump(by_alias=True), **elsewhere}), own_writer=False, before=old)
+    new.start(before=old)
+    assert old.capture.sink.write_end(End("u", 2, "ok"))
+    old.stop([new])
+    assert new.capture is not None
+    assert not old.capture.sink.write_end(End("u", 3, "ok")) and new.capture.sink.write_end(End("u", 3, "ok"))
+    new.stop()
+
+
+async def test_a_backend_that_is_gone_is_in_no_metric(tmp_path: Path) -> None:
+    old = build(tmp_path)
+    old.start()
+    new = Gateway(Config.model_validate({"capture": {"enabled": False}}), own_writer=False, before=old)
+    new.start(before=old)
+    old.stop([new])
+    assert new.registry.get_sample_value("llmtap_backend_up", {"backend": "a"}) is None
+    assert new.registry.get_sample_value("llmtap_spool_bytes") == 0
+    new.stop()

@@ -133,3 +133,20 @@ def test_a_writer_that_cannot_start_is_logged(
     monkeypatch.setattr(capture_module.subprocess, "Popen", popen)
     WriterProcess(config(tmp_path)).start()
     assert "captures stay in the spool" in caplog.text
+
+
+def test_a_body_that_is_sent_on_as_it_comes_has_its_size_at_the_end(tmp_path: Path) -> None:
+    class Upload:
+        received = 0
+
+    capture = Capture(config(tmp_path), lambda reason, n: None)
+    ex = exchange()
+    ex.body, ex.upload = None, Upload()
+    capture.on_request(tflow.tflow(), ex)
+    Upload.received = 12_345
+    ex.finalise("client_abort", ex.started + 1)
+    capture.on_finish(tflow.tflow(), ex)
+    begin, end = records(tmp_path)
+    assert begin["body_dropped"] == "streamed" and begin["request_bytes"] == 0 and "body" not in begin
+    assert end["request_bytes"] == 12_345
+    capture.stop()

@@ -16,7 +16,7 @@ from mitmproxy.websocket import WebSocketData, WebSocketMessage
 
 from llmtap.assembly import Gateway, Step, steps_of
 from llmtap.chain import Chain
-from llmtap.core.errors import BadRequest, Forbidden, Unauthorized
+from llmtap.core.errors import BadRequest, ConfigError, Forbidden, Unauthorized
 from llmtap.exchange import Exchange
 from llmtap.spool.reader import read
 
@@ -393,3 +393,36 @@ async def test_whoever_is_shut_out_goes_no_further(under: Under) -> None:
     assert poll.response is not None and poll.response.status_code == 401
     assert len(under.recorder.ended) == 1, "a poll without a key is no exchange"
     assert under.gateway.registry.get_sample_value("llmtap_refusals_total", {"code": "invalid_api_key"}) == 2
+
+
+# ---- another configuration
+
+
+async def test_a_gateway_that_does_not_run_takes_no_other_configuration(under: Under) -> None:
+    with pytest.raises(ConfigError, match="not running"):
+        under.chain.reload(under.gateway.config)
+    assert under.chain.reload_file() is False
+
+
+async def test_what_began_before_ends_as_it_began(under: Under, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain, old = under.chain, under.gateway
+    chain._running = True
+    flow = post()
+    chain.requestheaders(flow)
+    assert chain.request(flow) is None
+    stopped: list[Gateway] = []
+    monkeypatch.setattr(Gateway, "stop", lambda self, others=(): stopped.append(self))
+    chain.reload(old.config.model_copy(update={"backends": ()}))
+    assert under.gateway is not old and stopped == [] and old.after is under.gateway
+    refused = post()
+    chain.requestheaders(refused)
+    assert chain.request(refused) is None
+    assert refused.response is not None and refused.response.status_code == 503, "nobody is there for what is new"
+    chain.response(refused)
+    answered(flow)
+    chain.responseheaders(flow)
+    chain.response(flow)
+    assert [ex.outcome for ex in under.recorder.ended] == ["ok"] and stopped == [old]
+    monkeypatch.undo()
+    old.health.stop()
+    under.gateway.health.stop()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 import pytest
 from mitmproxy import http
-from prometheus_client import CollectorRegistry, Counter
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
-from prometheus_client.parser import text_string_to_metric_families
 
 from llmtap.endpoints import Endpoints
 from llmtap.policy.backends import Backend, Backends
@@ -19,11 +18,31 @@ def backends() -> Backends:
     return Backends([up, Backend("b", "127.0.0.1", 2, state="down", reason="refused", api_key="hidden")])
 
 
+class Told:
+    """What the metrics tell, without metrics."""
+
+    async def text(self, accept: str) -> tuple[str, bytes]:
+        return "text/plain", b"asked for " + accept.encode()
+
+    async def plain(self) -> dict[str, Any]:
+        labels = {"model": "m", "backend": "a", "outcome": "ok"}
+        sample = {"name": "llmtap_requests_total", "labels": labels, "value": 3}
+        waiting = {"name": "llmtap_requests_waiting", "labels": {}, "value": 2}
+        return {"llmtap_requests": {"samples": [sample]}, "llmtap_requests_waiting": {"samples": [waiting]}}
+
+    async def backends(self) -> tuple[str, bytes]:
+        return "text/plain", b"theirs"
+
+
 @pytest.fixture
 def own(backends: Backends) -> Endpoints:
-    registry = CollectorRegistry()
-    Counter("things", "Things.", registry=registry).inc()
-    return Endpoints(backends, registry, lambda: {"in_flight": 0}, metrics=True)
+    return Endpoints(backends, lambda: {"in_flight": 0}, Told())
+
+
+async def slowly(own: Endpoints, path: str, method: str = "GET", **headers: str) -> http.Response:
+    make = own.later(http.Request.make(method, f"http://g{path}", b"", headers), path)
+    assert make is not None
+    return await make()
 
 
 def get(own: Endpoints, path: str, method: str = "GET", **headers: str) -> http.Response | None:
@@ -50,29 +69,31 @@ def test_models(own: Endpoints) -> None:
     assert body(get(own, "/v1/models")) == {"object": "list", "data": [{"id": "m", "object": "model"}]}
 
 
-def test_metrics_in_both_formats(own: Endpoints) -> None:
-    plain = get(own, "/metrics")
-    assert plain is not None and plain.headers["content-type"].startswith("text/plain")
-    assert next(iter(text_string_to_metric_families(plain.text or ""))).name == "things"
-    modern = get(own, "/metrics", Accept="application/openmetrics-text; version=1.0.0")
-    assert modern is not None and modern.headers["content-type"].startswith("application/openmetrics-text")
-    assert [f.name for f in openmetrics(modern.text or "")] == ["things"]
+async def test_metrics(own: Endpoints) -> None:
+    answer = await slowly(own, "/metrics", Accept="this")
+    assert (answer.status_code, answer.headers["content-type"], answer.content) == (200, "text/plain", b"asked for this")
+    assert (await slowly(own, "/metrics/backends")).content == b"theirs"
 
 
-def test_snapshot_and_stats(own: Endpoints) -> None:
-    assert "things" in dict(body(get(own, "/internal/metrics")))  # type: ignore[call-overload]
-    stats = body(get(own, "/stats"))
+async def test_snapshot_and_stats(own: Endpoints) -> None:
+    assert "llmtap_requests" in dict(body(await slowly(own, "/internal/metrics")))  # type: ignore[call-overload]
+    stats = body(await slowly(own, "/stats", "HEAD"))
     assert isinstance(stats, dict) and [b["state"] for b in stats["backends"]] == ["up", "down"]
+    assert stats["waiting"] == 2 and stats["running"] is None and stats["in_flight"] == 0
+    assert [(row["model"], row["requests"]) for row in stats["models"]] == [("m", 3)]
     assert "hidden" not in str(stats)
 
 
 def test_others_are_not_ours(own: Endpoints) -> None:
     assert get(own, "/v1/chat/completions") is None
     assert get(own, "/health", "POST") is None
+    assert own.later(http.Request.make("POST", "http://g/metrics"), "/metrics") is None
     assert get(own, "/health", "HEAD") is not None
 
 
 def test_metrics_can_be_off(backends: Backends) -> None:
-    own = Endpoints(backends, CollectorRegistry(), dict, metrics=False)
-    assert get(own, "/metrics") is None and get(own, "/internal/metrics") is None and get(own, "/stats") is None
+    own = Endpoints(backends, dict, None)
+    for path in ("/metrics", "/metrics/backends", "/internal/metrics", "/stats"):
+        request = http.Request.make("GET", f"http://g{path}")
+        assert own.later(request, path) is None and own.answer(request, path) is None
     assert get(own, "/health") is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
@@ -106,3 +107,27 @@ async def test_a_check_that_breaks_is_not_the_last(monkeypatch: pytest.MonkeyPat
     health.start()
     await asyncio.wait_for(up.wait(), 20)
     health.stop()
+
+
+async def test_a_backend_on_a_socket(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    hosts: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            hosts.append(head.split(b"ost: ")[1].split(b"\r\n")[0].decode())
+            body = b'{"object":"list","data":[{"id":"m"}]}'
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body))
+            writer.close()
+            return
+
+    changed = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    server = await asyncio.start_unix_server(serve, path)
+    backend = Backend("a", "", 80, uds=path)
+    health = Health(Backends([backend]), 5, 1, lambda b: loop.call_soon_threadsafe(changed.set) and None)
+    health.start()
+    await asyncio.wait_for(changed.wait(), 5)
+    health.stop()
+    server.close()
+    assert backend.state == "up" and backend.models == ("m",) and set(hosts) == {"localhost"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -44,3 +45,28 @@ def test_without_uvloop_it_is_asyncio(monkeypatch: pytest.MonkeyPatch) -> None:
     assert master.loop_factory() is None
     with asyncio.Runner(loop_factory=master.loop_factory()) as runner:
         assert type(runner.get_loop()).__module__.startswith("asyncio")
+
+
+async def test_full_collections_wait_for_a_quiet_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_flight, asked, collected = 100, 0, []
+    before = gc.get_threshold()
+
+    def busy() -> int:
+        nonlocal asked
+        asked += 1
+        return in_flight
+
+    monkeypatch.setattr(gc, "collect", lambda: collected.append(asked))
+    task = asyncio.create_task(master.collect_when_idle(busy, every_s=0.001, patience=5))
+    try:
+        async with asyncio.timeout(10):
+            while len(collected) < 2:
+                await asyncio.sleep(0.001)
+            assert collected[:2] == [5, 10]  # never idle: at last all the same
+            in_flight, collected[:] = 0, []
+            while len(collected) < 2:
+                await asyncio.sleep(0.001)
+        assert collected[1] == collected[0] + 1 and gc.get_threshold()[2] == 1_000_000
+    finally:
+        task.cancel()
+        gc.set_threshold(*before)

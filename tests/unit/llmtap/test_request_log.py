@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import threading
 
+import pytest
 from mitmproxy.test import tflow
 
 from llmtap.core.endpoints import ENDPOINTS
 from llmtap.core.record import Outcome, Summary, Usage
 from llmtap.exchange import Exchange
-from llmtap.request_log import RequestLog
+from llmtap.request_log import MAX_PROMPT, MAX_WAITING, RequestLog, prompt_of
 from llmtap.wire.request import parse
 
 
@@ -54,3 +57,89 @@ def test_levels() -> None:
     assert out.getvalue() == ""
     log.on_finish(tflow.tflow(), exchange("upstream_error"))
     assert json.loads(out.getvalue())["level"] == "WARNING"
+
+
+def test_the_prompt_only_if_asked_for() -> None:
+    out = io.StringIO()
+    RequestLog("INFO", True, out, prompts=True).on_finish(tflow.tflow(), exchange())
+    assert json.loads(out.getvalue())["prompt"] == "SECRET PROMPT"
+    terminal = Terminal()
+    RequestLog("INFO", True, terminal, prompts=True).on_finish(tflow.tflow(), exchange())
+    assert terminal.getvalue().endswith('  "SECRET PROMPT"\n')
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "text"),
+    [
+        (
+            "chat",
+            {"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": [{"type": "text", "text": "b"}]}]},
+            "b",
+        ),
+        ("chat", {"messages": [{"role": "assistant", "content": None}]}, ""),
+        ("completions", {"prompt": ["a", "b"]}, "a\nb"),
+        ("completions", {"prompt": [1, 2]}, ""),
+        ("responses", {"input": [{"role": "user", "content": [{"type": "input_text", "text": "c"}]}]}, "c"),
+        ("embeddings", {"input": "x" * (MAX_PROMPT + 1)}, "x" * MAX_PROMPT + "…"),
+        ("rerank", {"query": "q", "documents": []}, "q"),
+        ("chat", {}, None),
+        ("chat", {"messages": 3}, ""),
+    ],
+)
+def test_what_the_prompt_is(endpoint: str, body: dict[str, object], text: str | None) -> None:
+    ex = exchange()
+    ex.parsed = parse(endpoint, json.dumps(body).encode())
+    assert prompt_of(ex) == text
+
+
+def test_any_bytes_in_a_header_can_be_logged() -> None:
+    out = io.StringIO()
+    ex = exchange()
+    ex.request_id = "a\udc80"  # a byte that is no UTF-8, as headers come
+    RequestLog("INFO", True, out).on_finish(tflow.tflow(), ex)
+    assert json.loads(out.getvalue())["request_id"] == "a?"
+
+
+class Stuck(io.StringIO):
+    """A pipe nobody reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered, self.released = threading.Event(), threading.Event()
+
+    def write(self, text: str) -> int:
+        self.entered.set()
+        self.released.wait(10)
+        return super().write(text)
+
+
+async def test_a_reader_that_stands_still_does_not_stop_the_traffic() -> None:
+    out = Stuck()
+    log = RequestLog("INFO", True, out)
+    log.on_finish(tflow.tflow(), exchange())
+    await asyncio.to_thread(out.entered.wait, 10)
+    ex = exchange()
+    for _ in range(MAX_WAITING + 5):
+        log.on_finish(tflow.tflow(), ex)
+    out.released.set()
+    while out.getvalue().count("\n") < MAX_WAITING + 2:
+        await asyncio.sleep(0)
+    log.stop()
+    assert "5 lines of the request log were dropped" in out.getvalue().splitlines()[-1]
+
+
+async def test_the_end_writes_what_is_left() -> None:
+    out = io.StringIO()
+    log = RequestLog("INFO", True, out)
+    log.on_finish(tflow.tflow(), exchange())
+    assert out.getvalue() == ""
+    log.stop()
+    assert out.getvalue().count("\n") == 1
+
+
+def test_nobody_there_to_read() -> None:
+    out = io.StringIO()
+    log = RequestLog("INFO", True, out)
+    out.close()
+    log.on_finish(tflow.tflow(), exchange())
+    log.stop()

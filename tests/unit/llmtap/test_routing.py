@@ -112,3 +112,30 @@ def test_failures_are_reported() -> None:
     assert ex.plan is not None and ex.plan.on_failure is not None
     ex.plan.on_failure(ex.plan.candidates[0], "refused")
     assert told == [("a", "refused")]
+
+
+def test_a_socket_is_a_target_without_an_address() -> None:
+    backend = Backend("a", "", 80, uds="/run/vllm.sock", drain=True)
+    gate, _ = routing(backend)
+    flow, ex = arriving()
+    ex.lane = True
+    gate.on_request(flow, ex)
+    assert ex.plan is not None
+    (target,) = ex.plan.candidates
+    assert (target.uds, target.host, target.host_header, target.drain) == ("/run/vllm.sock", "localhost", b"localhost", True)
+
+
+def test_bodies_nobody_needs_go_on_as_they_come() -> None:
+    known = Backends([Backend("a", "10.0.0.1", 8081)])
+    gate = Routing(Config.model_validate({"server": {"max_body_mb": 1}}), known, lambda name, reason: None, lambda r, ex: True)
+    flow, ex = arriving("/v1/audio/transcriptions", content_length=str(5 << 20))
+    with pytest.raises(TooLarge):
+        gate.on_requestheaders(flow, ex)  # a stock mode would hold it whole
+    ex.lane = True
+    gate.on_requestheaders(flow, ex)
+    assert flow.request.stream is True
+    flow, ex = arriving(content_length=str(5 << 20))
+    ex.lane = True
+    with pytest.raises(TooLarge):
+        gate.on_requestheaders(flow, ex)
+    assert not flow.request.stream

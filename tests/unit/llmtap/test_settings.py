@@ -82,3 +82,37 @@ async def test_the_listening_address_of_mitmproxys_own_option_counts(opts: optio
     opts.update(listen_host="::")
     with pytest.raises(ConfigError, match=":: is reachable"):
         settings.check_exposure(opts, Config())
+
+
+def test_what_stock_modes_cannot_do() -> None:
+    settings.refuse_in_stock_modes(Config())
+    config = Config.model_validate(
+        {"backends": [{"name": "a", "url": "unix:///x"}, {"name": "b", "url": "http://h"}], "server": {"tls_cert": "c"}}
+    )
+    with pytest.raises(ConfigError) as caught:
+        settings.refuse_in_stock_modes(config)
+    unix, tls = str(caught.value).splitlines()
+    assert unix.startswith("backends: a:") and "--mode" in unix and tls.startswith("server.tls_cert:")
+
+
+def test_what_stock_modes_leave_out() -> None:
+    assert list(settings.unused_in_stock_modes(Config())) == []
+    config = Config.model_validate(
+        {
+            "server": {"compat_port": 5000},
+            "timeouts": {"idle_s": 1},
+            "routing": {"retries": 0},
+            "backends": [{"name": "a", "url": "http://h", "on_client_disconnect": "drain"}],
+        }
+    )
+    unused = ["timeouts", "routing.retries", "server.compat_port", "backends.on_client_disconnect"]
+    assert list(settings.unused_in_stock_modes(config)) == unused
+
+
+def test_what_takes_a_restart() -> None:
+    old = Config()
+    assert list(settings.needs_restart(old, Config.model_validate({"routing": {"retries": 1}, "server": {"port": 1}}))) == []
+    new = Config.model_validate(
+        {"server": {"workers": 2, "web": True}, "metrics": {"max_model_len": 5}, "datasette": {"enabled": False}}
+    )
+    assert list(settings.needs_restart(old, new)) == ["server.workers", "server.web", "metrics.max_model_len", "datasette"]

@@ -66,8 +66,25 @@ def test_a_wrong_content_type_is_a_400(content_type: str) -> None:
     assert caught.value.param == "content-type"
 
 
-def test_multipart_uploads_are_not_parsed() -> None:
-    flow, ex = request("/v1/audio/transcriptions", b"--x\r\n", "multipart/form-data; boundary=x")
+FORM = b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper\r\n'
+
+
+def test_a_form_names_its_model() -> None:
+    flow, ex = request("/v1/audio/transcriptions", FORM + b"--x--", "multipart/form-data; boundary=x")
+    Transforms().on_request(flow, ex)
+    assert ex.model == "whisper"
+    flow, ex = request("/v1/audio/transcriptions", FORM * 2 + b"--x--", "multipart/form-data; boundary=x")
+    with pytest.raises(BadRequest):
+        Transforms().on_request(flow, ex)
+
+
+@pytest.mark.parametrize("path", ["/v1/audio/transcriptions", "/v1/chat/completions"])
+def test_a_body_that_is_not_here_is_not_parsed(path: str) -> None:
+    class Upload:
+        received = 5
+
+    flow, ex = request(path, b"", "multipart/form-data; boundary=x")
+    ex.upload = Upload()
     Transforms().on_request(flow, ex)
     assert ex.parsed is None
 
@@ -77,3 +94,14 @@ def test_a_preflight_has_no_body() -> None:
     ex.method = "OPTIONS"
     Transforms().on_request(flow, ex)
     assert ex.parsed is None
+
+
+@pytest.mark.parametrize("content_type", ["", "application/x-www-form-urlencoded", "text/plain"])
+def test_ollama_reads_json_whatever_it_is_called(content_type: str) -> None:
+    body = b'{"model":"m","prompt":"x"}'
+    flow, ex = request("/api/generate", body, content_type)
+    Transforms().on_request(flow, ex)
+    assert ex.model == "m" and ex.stream and not ex.usage_injected
+    flow, ex = request("/v1/embeddings", body, content_type or "text/plain")
+    with pytest.raises(BadRequest):
+        Transforms().on_request(flow, ex)

@@ -20,6 +20,8 @@ PROMISED: dict[str, Any] = {
         "host": "127.0.0.1",
         "port": 8000,
         "compat_port": None,
+        "tls_cert": None,
+        "tls_key": None,
         "workers": 1,
         "web": False,
         "max_body_mb": 64,
@@ -63,7 +65,7 @@ PROMISED: dict[str, Any] = {
     "store": {"path": None, "retain_days": 30, "retain_bodies_days": 30, "max_gb": 50},
     "datasette": {"enabled": True, "host": "127.0.0.1", "port": 8001},
     "metrics": {"enabled": True, "vllm_names": False, "engine_label": "proxy", "max_model_len": 32768},
-    "logging": {"level": "INFO", "json": True, "request_log": True},
+    "logging": {"level": "INFO", "json": True, "request_log": True, "prompts": False},
     "prices": (),
 }
 
@@ -262,3 +264,9 @@ def test_secrets_do_not_show() -> None:
     assert "sk-hidden" not in str(config.model_dump())
     assert config.backends[0].api_key is not None
     assert config.backends[0].api_key.get_secret_value() == "sk-hidden"
+
+
+def test_tls_of_the_listener() -> None:
+    assert Config().server.scheme == "http"
+    assert Config.model_validate({"server": {"tls_cert": "c.pem"}}).server.scheme == "https"
+    assert wrong(server={"tls_key": "k.pem"})["at"] == ("tls_key",)

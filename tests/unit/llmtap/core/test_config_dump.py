@@ -18,7 +18,7 @@ def test_the_defaults_come_back(tmp_path: Path) -> None:
     path.write_text(json.dumps(shown))
     assert load(path, {}, {}) == Config()
     assert list(shown) == list(Config.model_fields)
-    assert shown["logging"] == {"level": "INFO", "json": True, "request_log": True}
+    assert shown["logging"] == {"level": "INFO", "json": True, "request_log": True, "prompts": False}
     assert shown["capture"]["dir"] == "./llmtap-data"
 
 

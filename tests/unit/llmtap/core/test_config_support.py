@@ -21,12 +21,9 @@ def refused(table: dict[str, Any] | None = None, **sections: Any) -> dict[str, s
 @pytest.mark.parametrize(
     ("key", "sections"),
     [
-        ("server.compat_port", {"server": {"compat_port": 5000}}),
         ("server.workers", {"server": {"workers": 2}}),
         ("backends[0].kind", {"backends": [{**BACKEND, "kind": "ollama"}]}),
-        ("backends[0].url", {"backends": [{"name": "a", "url": "unix:///x"}]}),
         ("backends[0].max_concurrency", {"backends": [{**BACKEND, "max_concurrency": 8}]}),
-        ("backends[0].on_client_disconnect", {"backends": [{**BACKEND, "on_client_disconnect": "drain"}]}),
         ("routing.policy", {"routing": {"policy": "p2c"}}),
         ("routing.policy", {"routing": {"policy": "prefix_hash"}}),
         ("routing.aliases", {"routing": {"aliases": {"a": "b"}}}),

@@ -32,6 +32,9 @@ def refuse(kind: Any, value: Any) -> str:
         ("http://[::1]:80", "http://[::1]:80"),
         ("http://vllm_server:8000", "http://vllm_server:8000"),
         ("unix:///run/vllm.sock", "unix:///run/vllm.sock"),
+        ("unix:/run/vllm.sock", "unix:///run/vllm.sock"),
+        ("http+unix://%2Frun%2Fvllm.sock", "unix:///run/vllm.sock"),
+        ("http+unix://%2Frun%2Fvllm.sock/", "unix:///run/vllm.sock"),
     ],
 )
 def test_urls_are_normalised(given_url: str, kept: str) -> None:
@@ -56,6 +59,8 @@ def test_urls_are_normalised(given_url: str, kept: str) -> None:
         ("http://[::1", "IPv6"),
         ("unix://run/vllm.sock", "absolute path"),
         ("unix:///", "absolute path"),
+        ("http+unix://run", "absolute path"),
+        ("unix:///" + "x" * 107, "107 bytes"),
     ],
 )
 def test_wrong_urls_say_what_to_write(url: str, says: str) -> None:

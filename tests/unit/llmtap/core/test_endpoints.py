@@ -11,7 +11,7 @@ from llmtap.core.endpoints import ENDPOINTS, canonical_path, endpoint_of
 CONTROL = """
     /sleep /wake_up /is_sleeping /pause /resume /update_weights /v1/load_lora_adapter /v1/unload_lora_adapter /collective_rpc
     /server_info /reset_prefix_cache /start_profile /stop_profile /abort_requests /invocations /inference/v1/generate /docs
-    /openapi.json /scale_elastic_ep /fault_tolerance/x
+    /openapi.json /scale_elastic_ep /fault_tolerance/x /api/pull /api/push /api/create /api/copy /api/delete /api/blobs/sha256:0
 """.split()
 
 

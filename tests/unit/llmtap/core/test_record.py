@@ -42,6 +42,12 @@ def test_the_reply_of_an_end_record() -> None:
     assert plain["deltas"] == [10, 3]
 
 
+def test_the_size_of_a_body_that_was_sent_on_as_it_came() -> None:
+    assert orjson.loads(encode(begin(body=None, body_dropped="streamed")))["body_dropped"] == "streamed"
+    assert orjson.loads(encode(End(uid="U", at_us=2, outcome="ok", request_bytes=7)))["request_bytes"] == 7
+    assert "request_bytes" not in orjson.loads(encode(End(uid="U", at_us=2, outcome="ok")))
+
+
 def test_record_types_have_no_place_for_headers() -> None:
     for kind in (Begin, End):
         assert not {name for name in kind.__slots__ if "header" in name or "authorization" in name or "cookie" in name}

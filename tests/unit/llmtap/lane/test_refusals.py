@@ -1,7 +1,9 @@
+import weakref
+
 import pytest
 
 from llmtap.core.errors import ApiError, error_body
-from llmtap.lane.refusals import ClientGone, Crowded, HeadTooLarge, NotSupported, TooSlow
+from llmtap.lane.refusals import ClientGone, Crowded, HeadTooLarge, NotSupported, TooSlow, forget
 
 
 @pytest.mark.parametrize(
@@ -25,3 +27,26 @@ def test_a_client_that_left_is_worded_as_mitmproxy_does() -> None:
     from mitmproxy.proxy.layers.http import _http1
 
     assert f'f"{ClientGone()}"' in inspect.getsource(_http1)
+
+
+def test_forget_lets_go_of_what_tracebacks_hold() -> None:
+    class Held:
+        pass
+
+    def fail() -> None:
+        held = Held()
+        alive.append(weakref.ref(held))
+        try:
+            raise ValueError(str(held))
+        except ValueError:
+            raise ClientGone from None
+
+    alive: list[weakref.ref[Held]] = []
+    caught: list[BaseException] = []
+    try:
+        fail()
+    except ClientGone as error:
+        caught.append(error)
+    assert alive[0]() is not None
+    forget(caught[0])
+    assert alive[0]() is None and caught[0].__context__ is None

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import weakref
+from typing import Any
 
 import pytest
 from mitmproxy import ctx, http
@@ -28,6 +29,37 @@ async def test_nothing_keeps_a_finished_flow_alive() -> None:
         finally:
             gc.enable()
         assert len(lane.rec.plans) <= 1
+
+
+async def test_connections_that_end_badly_leave_nothing_to_the_collector() -> None:
+    """Thousands of streams whose clients leave at once would else be one pause of half a second, some time later."""
+
+    async def endless(peer: Peer) -> None:
+        await peer.message()
+        peer.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n")
+        await peer.rest()
+
+    async with upstream(endless) as up, running_lane(Streamer()) as lane:
+        lane.rec.candidates = [up.target()]
+        for times in (1, 2, 3):
+            peer = await lane.connect()
+            peer.send(post(b"{}"))
+            await lane.rec.seen("responseheaders", times)
+            peer.close()
+            await lane.rec.seen("error", times)
+            await lane.rec.seen("client_disconnected", times)
+            await lane.rec.seen("server_disconnected", times)
+        left: list[weakref.ref[Any]] = [weakref.ref(flow) for flow in lane.rec.flows]
+        left += [weakref.ref(flow.client_conn) for flow in lane.rec.flows]
+        left += [weakref.ref(flow.server_conn) for flow in lane.rec.flows]
+        gc.disable()
+        try:
+            lane.rec.flows.clear()
+            del peer
+            # the last one may still be an argument somewhere
+            assert [ref() for ref in left[::3] + left[1::3]] == [None] * 6
+        finally:
+            gc.enable()
 
 
 async def test_addons_see_where_a_request_went_and_may_replace_the_response() -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import os
+import signal
+import sys
 
+import pytest
 from mitmproxy import http, options
 from mitmproxy.addons import proxyserver
 from mitmproxy.proxy import commands, events
@@ -77,3 +82,24 @@ def test_a_connection_that_comes_too_early_is_closed() -> None:
 def test_which_hosts_are_bound_without_a_lookup() -> None:
     assert stock._is_address("127.0.0.1") and stock._is_address("::1")
     assert not stock._is_address("") and not stock._is_address("localhost")
+
+
+async def test_a_hangup_calls_back_unless_a_terminal_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stdin:
+        def __init__(self, terminal: bool) -> None:
+            self.isatty = lambda: terminal
+
+    called = asyncio.Event()
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        monkeypatch.setattr(stock, "in_console", lambda: False)
+        monkeypatch.setattr(sys, "stdin", Stdin(True))
+        stock.on_hangup(called.set)
+        assert signal.getsignal(signal.SIGHUP) is before
+        monkeypatch.setattr(sys, "stdin", Stdin(False))
+        stock.on_hangup(called.set)
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.wait_for(called.wait(), 5)
+    finally:
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
+        signal.signal(signal.SIGHUP, before)

@@ -74,3 +74,12 @@ def test_a_registry_knows_the_names() -> None:
     registry.register(families)
     with pytest.raises(ValueError, match="Duplicated"):
         Counter("c", "C.", registry=registry)
+
+
+def test_what_is_removed_is_told_no_more() -> None:
+    gauge = f.Counter("g", "G.", ("a",), "gauge")
+    gauge.labels("x").set(1)
+    gauge.labels("y").set(0)
+    gauge.remove("x")
+    gauge.remove("never was")
+    assert [s.labels for s in gauge.export(False).samples] == [{"a": "y"}]

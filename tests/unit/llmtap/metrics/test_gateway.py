@@ -11,10 +11,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from llmtap.core.endpoints import ENDPOINTS
 from llmtap.core.errors import NotFound
 from llmtap.core.plan import Plan
-from llmtap.core.record import Outcome, Summary, Usage
+from llmtap.core.record import Choice, Outcome, Summary, Usage
 from llmtap.exchange import Exchange
 from llmtap.metrics import GatewayMetrics
 from llmtap.metrics.families import Counter, Histogram
+from llmtap.metrics.gateway import MAX_MODELS
 from llmtap.wire.request import parse
 
 WHERE = {"endpoint": "chat", "model": "m", "backend": "a", "key": "anonymous"}
@@ -98,6 +99,113 @@ def test_a_request_costs_no_label_lookups(metrics: GatewayMetrics, monkeypatch: 
     metrics.on_request(tflow.tflow(), exchange())
     metrics.on_finish(tflow.tflow(), exchange())
     assert value(metrics, "requests_total", **WHERE, outcome="ok", status="200") == 2
+
+
+def test_an_aborted_stream_counts_what_it_produced(metrics: GatewayMetrics) -> None:
+    """Its status is 499 by then; the first token came with a 200."""
+    ex = exchange(outcome="client_abort")
+    ex.status = 499
+    ex.summary = Summary(usage=Usage(None, 3, source="estimated"))
+    metrics.on_finish(tflow.tflow(), ex)
+    assert value(metrics, "requests_total", **WHERE, outcome="client_abort", status="499") == 1
+    assert value(metrics, "generation_tokens_total", **WHERE) == 3
+    assert value(metrics, "prompt_tokens_total", **WHERE) is None
+    assert value(metrics, "time_to_first_token_seconds_count", **WHERE) == 1
+
+
+def test_a_prompt_counts_once_for_each_choice_as_in_vllm(metrics: GatewayMetrics) -> None:
+    ex = exchange()
+    ex.parsed = parse("chat", b'{"model":"m","messages":[],"n":2,"stream":true}')
+    ex.summary = Summary(choices=[Choice(0), Choice(1)], usage=Usage(5, 31, source="upstream"))
+    metrics.on_finish(tflow.tflow(), ex)
+    assert value(metrics, "prompt_tokens_total", **WHERE) == 10
+    assert value(metrics, "request_prompt_tokens_sum", **WHERE) == 5
+
+
+def test_a_client_that_writes_a_huge_n_counts_the_choices_it_got(metrics: GatewayMetrics) -> None:
+    ex = exchange()
+    ex.parsed = parse("chat", b'{"model":"m","messages":[],"n":1000000}')
+    ex.summary = Summary(choices=[Choice(0)], usage=Usage(5, 3, source="upstream"))
+    metrics.on_finish(tflow.tflow(), ex)
+    assert value(metrics, "prompt_tokens_total", **WHERE) == 5
+
+
+def test_reasoning_that_was_not_shown_is_not_part_of_the_pace(metrics: GatewayMetrics) -> None:
+    ex = exchange()
+    ex.summary = Summary(choices=[Choice(0, content="x")], usage=Usage(5, 103, reasoning_tokens=100, source="upstream"))
+    metrics.on_finish(tflow.tflow(), ex)
+    assert value(metrics, "time_per_output_token_seconds_sum", **WHERE) == pytest.approx(0.2)
+    assert value(metrics, "inter_token_latency_seconds_count", **WHERE) == 2
+
+
+def test_overhead_and_queue_time(metrics: GatewayMetrics) -> None:
+    ex = exchange()
+    ex.received, ex.forwarded, ex.queue_s = 10.1, 10.152, 0.05
+    metrics.on_finish(tflow.tflow(), ex)
+    assert value(metrics, "queue_time_seconds_sum", **WHERE) == 0.05
+    # 2 ms before it was forwarded, 100 ms from the last byte to the end
+    assert value(metrics, "overhead_seconds_sum", **WHERE) == pytest.approx(0.102)
+
+
+def test_waiting_and_running_by_model_and_backend(metrics: GatewayMetrics) -> None:
+    ex = exchange()
+    metrics.enqueue(ex)
+    assert value(metrics, "requests_waiting") == 1 and value(metrics, "requests_running") == 0
+    assert value(metrics, "model_requests_waiting", model="m") == 1
+    metrics.on_request(tflow.tflow(), ex)
+    assert value(metrics, "requests_waiting") == 0
+    assert value(metrics, "backend_requests_running", model="m", backend="a") == 1
+    other = exchange()
+    metrics.enqueue(other)
+    metrics.dequeue(other)
+    assert value(metrics, "requests_waiting") == 0
+    metrics.enqueue(other)
+    metrics.on_finish(tflow.tflow(), other)  # its client left
+    assert value(metrics, "requests_waiting") == 0
+
+
+def test_retries_by_reason(metrics: GatewayMetrics) -> None:
+    """Two attempts failed; after the last there was no other."""
+    ex = exchange(outcome="upstream_error")
+    assert ex.plan is not None
+    ex.plan.attempts, ex.plan.failures = 2, ("refused", "status")
+    metrics.on_finish(tflow.tflow(), ex)
+    assert value(metrics, "retries_total", reason="refused") == 1
+    assert value(metrics, "retries_total", reason="status") is None
+
+
+def test_models_that_become_labels_are_bounded() -> None:
+    metrics = GatewayMetrics(CollectorRegistry(), 2048, lambda model: True)
+    for n in range(MAX_MODELS + 5):
+        metrics.on_finish(tflow.tflow(), exchange(model=f"m{n}"))
+    assert value(metrics, "requests_total", **{**WHERE, "model": "other"}, outcome="ok", status="200") == 5
+
+
+def test_under_vllms_names_too() -> None:
+    metrics = GatewayMetrics(CollectorRegistry(), 2048, lambda model: model == "m", "proxy", models=lambda: ["m"])
+    labels = {"model_name": "m", "engine": "proxy"}
+
+    def told(name: str, **more: str) -> float | None:
+        return metrics.registry.get_sample_value(f"vllm:{name}", {**labels, **more})
+
+    assert told("request_success_total", finished_reason="stop") == 0  # from the start, as vLLM has it
+    ex = exchange()
+    ex.summary = Summary(choices=[Choice(0, finish_reason="length")], usage=Usage(5, 3, 2, source="upstream"))
+    metrics.on_request(tflow.tflow(), ex)
+    assert told("num_requests_running") == 1 and told("num_requests_waiting") == 0
+    metrics.on_finish(tflow.tflow(), ex)
+    assert told("num_requests_running") == 0
+    assert told("request_success_total", finished_reason="length") == 1
+    assert (told("prompt_tokens_total"), told("generation_tokens_total"), told("prompt_tokens_cached_total")) == (5, 3, 2)
+    assert told("request_params_max_tokens_sum") == 2043  # what was left of the context, as vLLM has it
+    assert told("request_prefill_time_seconds_sum") == pytest.approx(0.199)
+    assert told("request_decode_time_seconds_sum") == pytest.approx(0.4)
+    assert told("inter_token_latency_seconds_count") == 2
+    aborted = exchange(outcome="client_abort")
+    aborted.status = 499
+    metrics.on_finish(tflow.tflow(), aborted)
+    assert told("generation_tokens_total") == 6 and told("time_to_first_token_seconds_count") == 2
+    assert told("e2e_request_latency_seconds_count") == 1 and told("request_prompt_tokens_count") == 1
 
 
 def test_the_exposition_parses(metrics: GatewayMetrics) -> None:

@@ -87,3 +87,13 @@ def test_url_and_key() -> None:
     backend = Backend("a", "::1", 8000, tls=True, api_key="secret")
     assert backend.url == "https://[::1]:8000"
     assert "secret" not in repr(backend)
+
+
+def test_whether_it_matters_which_model_is_asked_for() -> None:
+    def backends(*models: tuple[str, ...] | None) -> Backends:
+        return Backends(Backend(str(i), "h", i, models=names) for i, names in enumerate(models))
+
+    assert backends(("m", "n")).one_model() and backends(None).one_model() and backends(("m",), ("m",)).one_model()
+    assert not backends(("m",), ("n",)).one_model()
+    assert not backends(("m", "n"), ("m", "n")).one_model()
+    assert not backends(None, ("m",)).one_model() and not backends(None, None).one_model()

@@ -208,3 +208,13 @@ def test_an_unusable_folder_is_known_at_start(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SpoolError, match="Not a directory"):
         SpoolSink(tmp_path / "file" / "spool", "w", "b")
+
+
+def test_what_was_said_over_a_websocket_goes_with_the_bodies(tmp_path: Path, make: Make, disk: Disk) -> None:
+    sink = make()
+    disk.largest = 800
+    said = [{"at_ms": 1.0, "from": "client", "bytes": 400, "text": "x" * 400}] * 3
+    assert sink.write_end(End(uid="u", at_us=1, outcome="ok", messages=said, messages_dropped=2))
+    assert sink.dropped == {"bodies_disk_full": 1}
+    (record,) = stored(tmp_path)
+    assert "messages" not in record and record["messages_dropped"] == 5 and record["body_dropped"] == "disk_full"

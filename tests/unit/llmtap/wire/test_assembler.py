@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
 
 from llmtap.core.errors import WireError
 from llmtap.core.record import Choice, Usage
 from llmtap.wire.assembler import Assembler
+from llmtap.wire.openai import OpenAIAssembler
 
 
 class Words(Assembler):
@@ -38,6 +40,14 @@ def words(*events: bytes) -> Words:
 def test_completion_tokens_of_a_stream_without_usage_are_estimated_from_its_content_events() -> None:
     assert words(b'{"word":1}', b'{"role":1}', b'{"word":1}').usage == Usage(completion_tokens=2, source="estimated")
     assert words(b'{"word":1,"ids":[1,2,3]}', b'{"ids":[4]}').usage == Usage(completion_tokens=4, source="estimated")
+
+
+def test_several_tokens_in_one_event_are_seen_by_their_words() -> None:
+    assembler = OpenAIAssembler()
+    for text in ("One two three", " four", " five six"):
+        assembler.event("", orjson.dumps({"choices": [{"index": 0, "delta": {"reasoning": text}}]}))
+    assembler.finish()
+    assert assembler.usage == Usage(completion_tokens=6, source="estimated")
 
 
 def test_nothing_is_estimated_for_a_stream_without_content_or_a_whole_reply() -> None:

@@ -19,6 +19,8 @@ from llmtap.wire.decode import BodyDecoder, Decoder, ErrorDecoder, NullDecoder, 
 from llmtap.wire.ndjson import NdjsonDecoder
 from llmtap.wire.ollama import OllamaAssembler
 from llmtap.wire.openai import OpenAIAssembler
+from llmtap.wire.plain import TextDecoder
+from llmtap.wire.sniff import Sniffer
 from llmtap.wire.sse import SseDecoder
 from support import cutting, naive, recordings
 from support.recordings import Recording
@@ -42,7 +44,8 @@ def run(decoder: Decoder, pieces: list[bytes]) -> tuple[Summary, int, list[str]]
 
 
 def decoder_of(recording: Recording, name: str) -> Decoder:
-    return decoder_for(EXPECTATIONS[name]["endpoint"], recording.content_type, recording.status)
+    metadata = recording.headers.get("metadata")
+    return decoder_for(EXPECTATIONS[name]["endpoint"], recording.content_type, recording.status, metadata=metadata)
 
 
 def understood(recording: Recording, decoder: Decoder, summary: Summary, count: int) -> dict[str, Any]:
@@ -283,7 +286,10 @@ def test_close_twice() -> None:
         ("embeddings", "application/octet-stream", 200, NullDecoder),
         ("responses_by_id", JSON, 200, NullDecoder),  # the same reply once more: its tokens were counted before
         ("models", JSON, 200, NullDecoder),
-        ("other", SSE, 200, NullDecoder),
+        ("other", SSE, 200, Sniffer),
+        ("other", JSON, 200, Sniffer),
+        ("other", "text/html", 200, NullDecoder),
+        ("transcriptions", "text/plain; charset=utf-8", 200, TextDecoder),
     ],
 )
 def test_which_decoder(endpoint: str, content_type: str, status: int, kind: type) -> None:
@@ -313,3 +319,22 @@ def test_a_megabyte_byte_by_byte_costs_one_event() -> None:
     data = event('{"choices":[{"index":0,"delta":{"content":"' + "x" * 1_000_000 + '"}}]}')
     assert sum(decoder.feed(data[i : i + 1]) for i in range(len(data))) == 1
     assert parsed == [len(data) - 8]
+
+
+def test_embeddings_as_bytes_are_told_by_a_header() -> None:
+    metadata = '{"id": "embd-1", "model": "m", "data": [], "usage": {"prompt_tokens": 3, "total_tokens": 3}}'
+    decoder = decoder_for("embeddings", "application/octet-stream", 200, metadata=metadata)
+    summary, count, errors = run(decoder, [b"\x00\xff" * 100, b"\n\n"])
+    assert (summary.usage.prompt_tokens, summary.model, summary.complete, count, errors) == (3, "m", True, 0, [])
+    broken = decoder_for("embeddings", "application/octet-stream", 200, metadata="no JSON")
+    assert run(broken, [b"x"])[0] == Summary(complete=True)
+
+
+@pytest.mark.parametrize("name", [name for name in recordings.names() if "-pooling/" in name])
+def test_large_bodies_are_skimmed_to_the_same_end(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmtap.wire.plain.SKIM_FROM", 0)
+    recording = load(name)
+    decoder = decoder_of(recording, name)
+    summary, count, errors = run(decoder, recording.chunks)
+    assert errors == []
+    assert understood(recording, decoder, summary, count) == EXPECTATIONS[name]

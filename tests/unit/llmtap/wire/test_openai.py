@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
@@ -285,3 +286,68 @@ def test_wrong_types_are_ignored(event: Any) -> None:
     summary = stream(chunk({"content": "a"}), json.dumps(event).encode())
     assert summary.choices[0].content == "a"
     assert orjson.dumps(summary)
+
+
+# ---- the short way of plain whole replies
+
+PLAIN: dict[str, Any] = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "m",
+    "choices": [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "hi", "refusal": None, "tool_calls": [], "reasoning": None},
+            "logprobs": None,
+            "finish_reason": "stop",
+            "stop_reason": None,
+            "token_ids": None,
+        }
+    ],
+    "service_tier": None,
+    "system_fingerprint": "vllm-0.33",
+    "usage": {"prompt_tokens": 3, "total_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": None},
+    "prompt_logprobs": None,
+}
+STRINGS: list[Any] = ["", "x", "\u00e4", "\ud800", "error", "user"]
+VALUES: list[Any] = [*STRINGS, None, 0, 1, 1.5, True, [], [{}], {}, {"a": 1}, {"prompt_tokens": 0}]
+
+
+def long_way(reply: dict[str, Any]) -> Summary:
+    assembler = OpenAIAssembler()
+    assembler.whole(reply)
+    return assembler.summary()
+
+
+def test_a_plain_reply_goes_the_short_way() -> None:
+    assert OpenAIAssembler().plain(PLAIN) == long_way(PLAIN)
+
+
+def test_the_short_way_comes_to_the_same_or_is_not_taken() -> None:
+    taken = 0
+    places: list[tuple[str | int, ...]] = [(), ("choices", 0), ("choices", 0, "message"), ("usage",)]
+    extras = ("error", "detail", "type", "object", "timings", "metrics", "text", "delta", "token_ids", "function_call", "new")
+    for place in places:
+        for name in (*extras, "role", "content", "refusal", "reasoning_content", "finish_reason", "stop_reason", "index", "id"):
+            for value in (*VALUES, "absent"):
+                reply = copy.deepcopy(PLAIN)
+                inner: Any = reply
+                for step in place:
+                    inner = inner[step]
+                inner[name] = value
+                if value == "absent":
+                    del inner[name]
+                found = OpenAIAssembler().plain(reply)
+                if found is not None:
+                    taken += 1
+                    assert found == long_way(reply), (place, name, value)
+    assert taken > 200
+
+
+def test_the_short_way_wants_members_of_the_right_kind() -> None:
+    for name in PLAIN:
+        for value in VALUES:
+            reply = PLAIN | {name: value}
+            found = OpenAIAssembler().plain(reply)
+            assert found is None or found == long_way(reply), (name, value)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from functools import cache
 from typing import Any
 
@@ -221,3 +223,16 @@ def test_a_stream_that_never_repeats_costs_a_bounded_number_of_trials() -> None:
         stream.feed(chunk({"content": "x"}, created=number))
     assert assembler.learned == MAX_LEARNED
     assert stream.summary.choices[0].content == "x" * 100
+
+
+def test_a_decoder_goes_without_the_collector() -> None:
+    """Nothing it holds points back at it, or a gateway full of streams would wait for garbage collections."""
+    stream = decoder()
+    run(stream, [chunk({"role": "assistant", "content": "x"}, system_fingerprint="a")] * 3)
+    assembler = weakref.ref(stream._assembler)
+    gc.disable()
+    try:
+        del stream
+        assert assembler() is None
+    finally:
+        gc.enable()

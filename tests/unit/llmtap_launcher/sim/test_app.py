@@ -22,7 +22,7 @@ async def test_the_same_bytes(name: str) -> None:
     recorded = recordings.load(f"vllm-0.33.0/{name}")
     method = recorded.request_line.split(" ")[0]
     sent = {k: v for k, v in recorded.request_headers.items() if k == "content-type"}
-    reply = await SimApp(request_id_headers=True).request(method, recorded.path, recorded.request_body, sent)
+    reply = await SimApp(request_id_headers=True, runner="generate").request(method, recorded.path, recorded.request_body, sent)
     assert (reply.status, reply.body) == (recorded.status, recorded.body)
     theirs = [(k, v) for k, v in recorded.headers.items() if k not in ("date", "server", "connection", "x-request-id")]
     assert [(k, v) for k, v in reply.headers if k != "x-request-id"] == theirs
@@ -49,7 +49,7 @@ async def test_models() -> None:
     )
 
 
-@pytest.mark.parametrize("path", ["/is_sleeping", "/sleep", "/docs/x", "/v1/models/tiny", "/v1/responses"])
+@pytest.mark.parametrize("path", ["/is_sleeping", "/sleep", "/docs/x", "/v1/models/tiny", "/v1/responses/resp_1"])
 async def test_what_is_not_there(path: str) -> None:
     reply = await SimApp().request("GET", path)
     assert (reply.status, reply.json()) == (404, {"detail": "Not Found"})

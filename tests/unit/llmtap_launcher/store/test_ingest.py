@@ -249,3 +249,33 @@ def test_an_exchange_without_any_messages(conn: sqlite3.Connection) -> None:
         '{"model":"e"}',
     )
     assert count(conn, "bodies") == 0
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_the_size_of_a_streamed_body_comes_with_the_end(conn: sqlite3.Connection, order: tuple[int, ...]) -> None:
+    asked = Begin("u1", START_US, "w0", "POST", "/v1/audio/transcriptions", "transcriptions", body_dropped="streamed")
+    replied = End("u1", START_US + 5, "ok", status=200, request_bytes=12_345)
+    records = [asked, replied, asked]
+    for index in order:
+        apply(conn, records[index])
+    assert row(conn)["request_bytes"] == 12_345
+    assert orjson.loads(row(conn)["params_json"]) == {"body_dropped": "streamed"}
+
+
+def test_what_was_said_over_a_websocket(conn: sqlite3.Connection) -> None:
+    said = [
+        {"at_ms": 1.5, "from": "client", "bytes": 5, "text": "hello"},
+        {"at_ms": 2.0, "from": "server", "bytes": 90_000, "base64": "AAE=", "truncated": True},
+    ]
+    record = End("u1", START_US, "ok", status=101, request_bytes=5, messages=said, messages_dropped=3)
+    for _ in range(2):
+        assert apply(conn, begin(), record).poison == []
+    found = conn.execute("SELECT n, at_ms, from_client, content, bytes FROM websocket_messages ORDER BY n").fetchall()
+    assert [tuple(r) for r in found] == [(0, 1.5, 1, "hello", 5), (1, 2.0, 0, b"\0\1", 90_000)]
+    assert orjson.loads(row(conn)["response_meta_json"])["messages_dropped"] == 3
+
+
+@pytest.mark.parametrize("messages", [[5], ["text"], [{"base64": "!"}]])
+def test_messages_that_are_none_are_poison(conn: sqlite3.Connection, messages: list[Any]) -> None:
+    applied = apply(conn, begin(), {"v": 1, "t": "end", "uid": "u1", "at_us": START_US, "outcome": "ok", "messages": messages})
+    assert len(applied.poison) == 1 and row(conn)["outcome"] == "open"
