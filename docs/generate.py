@@ -40,6 +40,8 @@ EXAMPLES: dict[str, Any] = {
     "backends.*.launch.env": {"CUDA_VISIBLE_DEVICES": "0"},
     "auth.keys.*.name": "production",
     "auth.keys.*.key_sha256": "0" * 64,
+    "rate_limit.models.*.model": "Qwen/Qwen2.5-72B-Instruct",
+    "rate_limit.models.*.rate_limit": 10,
     "prices.*.model": "Qwen/*",
     "prices.*.input_usd_per_million": 0.1,
     "prices.*.output_usd_per_million": 0.4,

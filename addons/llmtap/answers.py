@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from mitmproxy import http
 
-from llmtap.core.errors import ApiError, TooLarge, UpstreamFailed, dialect_of, error_body, stream_error
+from llmtap.core.errors import ApiError, TooLarge, Unauthorized, UpstreamFailed, dialect_of, error_body, stream_error
 from llmtap.exchange import Exchange
+
+#: headers of ours that a browser may show a page
+_EXPOSED = (
+    "x-request-id, x-llmtap-backend, x-llmtap-cache, x-llmtap-queue-ms, x-llmtap-attempts, retry-after, x-ratelimit-limit, "
+    "x-ratelimit-remaining, x-ratelimit-reset, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
+    "x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
+)
 
 
 def error_response(error: ApiError, ex: Exchange | None, request: http.Request | None) -> http.Response:
@@ -17,6 +24,8 @@ def error_response(error: ApiError, ex: Exchange | None, request: http.Request |
     response = http.Response.make(error.status, error_body(error, dialect), {"content-type": "application/json"})
     if error.retry_after_s is not None:
         response.headers["retry-after"] = str(error.retry_after_s)
+    if isinstance(error, Unauthorized):
+        response.headers["www-authenticate"] = "Bearer"
     if isinstance(error, TooLarge):
         response.headers["connection"] = "close"
     if ex is not None:
@@ -40,17 +49,35 @@ def own_headers(headers: http.Headers, ex: Exchange) -> None:
     """Set the x-request-id and x-llmtap-* headers of a reply; a backend's own of these names go."""
     own = [
         (b"x-request-id", ex.client_request_id.encode("ascii")),
-        (b"x-llmtap-cache", b"bypass"),
+        (b"x-llmtap-cache", ex.cache.encode()),
         (b"x-llmtap-queue-ms", b"%.1f" % (ex.queue_s * 1000)),
         (b"x-llmtap-attempts", b"%d" % ex.attempts),
     ]
     if ex.backend is not None:
         own.append((b"x-llmtap-backend", ex.backend.encode()))
+    if ex.limit_headers:
+        own += ex.limit_headers
     kept = [field for field in headers.fields if field[0].lower() not in _OWN]
     headers.fields = (*kept, *own)
+    if ex.cors_origin is not None:
+        readable_by(headers, ex.cors_origin)
 
 
-_OWN = frozenset((b"x-request-id", b"x-llmtap-backend", b"x-llmtap-cache", b"x-llmtap-queue-ms", b"x-llmtap-attempts"))
+_OWN = frozenset(
+    (
+        *(b"x-request-id", b"x-llmtap-backend", b"x-llmtap-cache", b"x-llmtap-queue-ms", b"x-llmtap-attempts"),
+        *(b"x-ratelimit-limit", b"x-ratelimit-remaining", b"x-ratelimit-reset"),
+        *(b"x-ratelimit-%s-%s" % (a, b) for a in (b"limit", b"remaining", b"reset") for b in (b"requests", b"tokens")),
+    )
+)
+
+
+def readable_by(headers: http.Headers, origin: str) -> None:
+    """Let the web page at `origin` (* for any) read an answer with these headers."""
+    headers["access-control-allow-origin"] = origin
+    headers["access-control-expose-headers"] = _EXPOSED
+    if origin != "*":
+        headers["vary"] = f"{headers['vary']}, origin" if "vary" in headers else "origin"
 
 
 def plain_failure(message: str) -> str:

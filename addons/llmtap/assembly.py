@@ -21,6 +21,7 @@ from llmtap.inspect import Inspect, View
 from llmtap.metrics import GatewayMetrics
 from llmtap.metrics.exposed import Exposed
 from llmtap.metrics.workers import Share
+from llmtap.policies import Policies
 from llmtap.policy.backends import Backend, Backends
 from llmtap.request_log import RequestLog
 from llmtap.routing import Routing
@@ -61,6 +62,7 @@ class Gateway:
     metrics: GatewayMetrics
     inspect: Inspect | None
     share: Share | None
+    policies: Policies
 
     def __init__(
         self,
@@ -75,7 +77,8 @@ class Gateway:
         """`view`: mitmproxy's list of flows, where there is one (mitmweb, the console), and how many finished ones it keeps.
         `silent`: the console has the terminal, nothing may be written to it. `shared_metrics`: the folder in which the gateways
         that share a port put their metrics together. `before`: whose place it takes (`start`); what the two configurations have
-        in common is shared: counters, what is known of backends, the capture log, the writer. Raises SpoolError."""
+        in common is shared: counters, what is known of backends, the capture log, the writer. Raises SpoolError,
+        ConfigError."""
         self.config = config
         self.health_changed: Callable[[], None] = lambda: None  # a backend came or went
         self.after: Gateway | None = None  # who has taken our place
@@ -111,9 +114,13 @@ class Gateway:
                 self.writer = WriterProcess(config, silent) if own_writer else None
         self.uploads = Uploads(config, self.backends)
         self.routing = Routing(config, self.backends, self.backend_failed, self.uploads.streams)
+        self.policies = Policies(config, self.metrics, before.policies if before is not None else None)
+        self.auth, self.cors = self.policies.auth, self.policies.cors
         addons: list[tuple[Kind, Any]] = [
             ("policy", Transforms()),
+            *(("policy", addon) for addon in self.policies.before_routing),
             ("policy", self.routing),
+            *(("policy", addon) for addon in self.policies.after_routing),
             ("observer", Sockets(keep=self.capture is not None)),
             ("observer", TeeInstaller(self.metrics.tee_errors.inc)),
         ]
@@ -139,6 +146,7 @@ class Gateway:
             before.after = self
             for gone in {b.name for b in before.backends} - {b.name for b in self.backends}:
                 self.metrics.backend_up.remove(gone)
+        self.policies.start()
         self.metrics.know_models(self._known_model, self._models)
         self.metrics.spool_bytes.set_function(lambda: self.capture.sink.spool_bytes if self.capture else 0)
         self.metrics.spool_lag.read_from(lambda: _told(writer_lag_s(self.config.capture.dir)) if self.capture else [])
@@ -154,6 +162,8 @@ class Gateway:
         """The end of all that `others`, who go on, do not use."""
         others = list(others)
         self.health.stop()
+        if not others:
+            self.policies.stop()
         if self.share is not None and not others:
             self.share.stop()
         if self.inspect is not None and all(other.inspect is not self.inspect for other in others):

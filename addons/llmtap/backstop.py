@@ -20,7 +20,7 @@ from mitmproxy.proxy import server_hooks
 class ChainLike(Protocol):
     """What is stood in for. Its hooks are idempotent."""
 
-    def requestheaders(self, flow: http.HTTPFlow) -> None: ...
+    def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None: ...
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None: ...
     def responseheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None: ...
     def response(self, flow: http.HTTPFlow) -> None: ...
@@ -39,8 +39,8 @@ class Backstop[C: ChainLike]:
     def __init__(self, chain: C) -> None:
         self.chain = chain
 
-    def requestheaders(self, flow: http.HTTPFlow) -> None:
-        self.chain.requestheaders(flow)
+    def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        return self.chain.requestheaders(flow)
 
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         return self.chain.request(flow)

@@ -107,7 +107,7 @@ class Capture:
                 error_message=ex.error_message or (ex.summary.error_message if ex.summary else None),
                 backend=ex.backend,
                 attempts=ex.attempts,
-                cache="bypass",
+                cache=ex.cache,
                 content_type=ex.content_type or None,
                 summary=ex.summary,
                 body=ex.reply_body,

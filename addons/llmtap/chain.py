@@ -30,11 +30,12 @@ from mitmproxy.proxy import server_hooks
 from mitmproxy.websocket import WebSocketData
 
 from llmtap import settings
-from llmtap.answers import error_response, last_words, own_headers, plain_failure
+from llmtap.answers import error_response, last_words, own_headers, plain_failure, readable_by
 from llmtap.assembly import Gateway, Step
 from llmtap.backstop import Backstop
 from llmtap.core.attached import Attached
 from llmtap.core.config import Config
+from llmtap.core.config_watch import watch
 from llmtap.core.endpoints import canonical_path
 from llmtap.core.errors import (
     ApiError,
@@ -84,6 +85,7 @@ class Chain:
         self._started = asyncio.Event()
         self._unloaded = False  # the script is gone: what runs is finished, what is new is refused
         self._draining: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._idle: asyncio.Event | None = None
 
     # ---- life of the addon
@@ -105,6 +107,7 @@ class Chain:
             stock_mode = list(ctx.options.mode) != settings.DEFAULT_MODE
             if stock_mode:
                 settings.refuse_in_stock_modes(config)
+            settings.check_exposure(ctx.options, config)
             self._tls = read_tls(config.server, server_tls) if not stock_mode else None
             view = ctx.master.addons.get("view")
             flows = ctx.options.llmtap_view_flows
@@ -135,6 +138,14 @@ class Chain:
             return False
         return True
 
+    def _file_changed(self) -> None:
+        """What stands in the file now is read, if it says anything else: a key that is taken out stops working at once."""
+        with contextlib.suppress(ConfigError):  # what is wrong is told by `reload_file`
+            config = settings.load_config(ctx.options, settings.environment(), Path.cwd())
+            if self._gateway is not None and config == self._gateway.config:
+                return
+        self.reload_file()
+
     def reload(self, config: Config) -> None:
         """Go over to another configuration: what runs ends under the one it began with, counters go on, listeners follow.
 
@@ -142,6 +153,8 @@ class Chain:
         old = self._gateway
         if old is None or not self._running:
             raise ConfigError("the gateway is not running")
+        settings.check_exposure(ctx.options, config)
+        settings.refuse_disarming(old.config, config)
         if self._lane is None:
             settings.refuse_in_stock_modes(config)
         tls = read_tls(config.server, server_tls) if self._lane is not None else None
@@ -246,6 +259,9 @@ class Chain:
         self._running = True
         self._gateway.health_changed = self._follow_health
         self._gateway.start()
+        path = settings.config_path(ctx.options, settings.environment(), Path.cwd())
+        if path is not None:
+            self._watch = asyncio.create_task(watch(path, self._file_changed), name="llmtap configuration")
         if self._lane is None:
             stock.on_terminate(self._terminate)  # the lane drains by itself
         stock.on_hangup(self.reload_file)
@@ -304,6 +320,8 @@ class Chain:
             self._close(flow, ex, "lost", "the gateway stopped")
         if self._compat is not None:
             self._compat.close()
+        if self._watch is not None:
+            self._watch.cancel()
         if self._gateway is not None:
             self._gateway.stop()
             self._gateway = None
@@ -311,46 +329,83 @@ class Chain:
 
     # ---- life of a flow
 
-    def requestheaders(self, flow: http.HTTPFlow) -> None:
+    def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if not flow.live:
-            return  # loaded from a file
+            return None  # loaded from a file
         known = self._exchanges.get(flow)
         if (known is not None and known.outcome == "open") or (flow.response is not None and flow in self._own):
-            return
+            return None
         if flow.is_replay:
             self._own.pop(flow)
         gateway = self._gateway
         if gateway is None or self._endpoints is None or self._unloaded:
             self._own[flow] = True
             flow.response = error_response(InternalError("the gateway is not ready"), None, flow.request)
-            return
+            return None
         path = canonical_path(flow.request.path)
-        if path is not None:
-            own = self._endpoints.answer(flow.request, path)
+        client, origin = None, None
+        if gateway.cors is not None:
+            own = gateway.cors.preflight(flow.request)
             if own is not None:
-                self._own[flow] = True
-                if gateway.inspect is not None:
-                    gateway.inspect.own_answer(flow)
-                flow.response = own
-                return
+                self._answer_own(gateway, flow, own, None)
+                return None
+            origin = gateway.cors.origin(flow.request)
+        if gateway.auth is not None:
+            try:
+                client = gateway.auth.admit(flow, path)
+            except Exception as error:
+                self._shut_out(gateway, flow, path, error, origin)
+                return None
+        if path is not None:
+            own = self._endpoints.answer(flow.request, path, client.models if client is not None else None)
+            if own is not None:
+                self._answer_own(gateway, flow, own, origin)
+                return None
             later = self._endpoints.later(flow.request, path)
             if later is not None:
                 self._own[flow] = True
-                self._later[flow] = later
-                return
-        ex = open_exchange(flow, path)
-        ex.lane = self._lane is not None
-        self._exchanges[flow] = ex
-        self._answers[flow.request] = ex
-        self._live[ex] = flow
+                self._later[flow] = later if origin is None else _for_page(later, origin)
+                return None
+        ex = self._open(flow, path, origin)
+        if client is not None:
+            ex.client, ex.priority = client, client.priority
         try:
             if path is None:
                 raise NotFound("the request target is not a plain path")
             read_own_headers(flow.request, ex)
         except ApiError as error:
             self._refuse(flow, ex, error)
+            return None
+        return self._run("on_requestheaders", flow, ex, then=_nothing)
+
+    def _open(self, flow: http.HTTPFlow, path: str | None, origin: str | None) -> Exchange:
+        ex = open_exchange(flow, path)
+        ex.lane = self._lane is not None
+        ex.cors_origin = origin
+        self._exchanges[flow] = ex
+        self._answers[flow.request] = ex
+        self._live[ex] = flow
+        return ex
+
+    def _answer_own(self, gateway: Gateway, flow: http.HTTPFlow, response: http.Response, origin: str | None) -> None:
+        self._own[flow] = True
+        if gateway.inspect is not None:
+            gateway.inspect.own_answer(flow)
+        if origin is not None:
+            readable_by(response.headers, origin)
+        flow.response = response
+
+    def _shut_out(self, gateway: Gateway, flow: http.HTTPFlow, path: str | None, error: Exception, origin: str | None) -> None:
+        """No (valid) key, or the look at it failed: in both cases the request goes no further."""
+        refusal = error if isinstance(error, ApiError) else InternalError("internal error; the request was not forwarded")
+        if not isinstance(error, ApiError):
+            gateway.metrics.hook_errors.labels("auth", "on_requestheaders").inc()
+            log.error("llmtap: auth failed", exc_info=(type(error), error, error.__traceback__))
+        if path is None or self._endpoints is None or not self._endpoints.knows(flow.request, path):
+            self._refuse(flow, self._open(flow, path, origin), refusal)
             return
-        self._run_sync("on_requestheaders", flow, ex)
+        gateway.metrics.refusals.labels(refusal.code).inc()
+        self._answer_own(gateway, flow, error_response(refusal, None, flow.request), origin)
 
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if not flow.live:
@@ -360,7 +415,9 @@ class Chain:
             return self._answer_later(flow, later) if later is not None else None
         ex = self._exchanges.get(flow)
         if ex is None or ex.outcome != "open":
-            self.requestheaders(flow)  # another script kept that event from us (AddonHalt)
+            waiting = self.requestheaders(flow)  # another script kept that event from us (AddonHalt)
+            if waiting is not None:
+                return self._caught_up(waiting, flow)
             ex = self._exchanges.get(flow)
         if ex is None or ex.refusal is not None or ex.received is not None:
             return None
@@ -370,6 +427,12 @@ class Chain:
             ex.upload = _Unseen()  # a stock mode has sent it already, because another addon wanted that
         return self._run("on_request", flow, ex, then=self._forwarding)
 
+    async def _caught_up(self, waiting: Awaitable[None], flow: http.HTTPFlow) -> None:
+        await waiting
+        more = self.request(flow)
+        if more is not None:
+            await more
+
     async def _uploading(self, flow: http.HTTPFlow, upload: Upload) -> None:
         """The lane sends this body as it comes: what is done at `request` has to be done now."""
         later = self._later.get(flow)
@@ -378,7 +441,9 @@ class Chain:
             return
         ex = self._exchanges.get(flow)
         if ex is None:
-            self.requestheaders(flow)  # another script kept that event from us (AddonHalt)
+            late = self.requestheaders(flow)  # another script kept that event from us (AddonHalt)
+            if late is not None:
+                await late
             ex = self._exchanges.get(flow)
         if ex is None or ex.refusal is not None or ex.received is not None:
             return
@@ -691,6 +756,21 @@ _KILLED = "Connection killed."  # mitmproxy.flow.Error.KILLED_MESSAGE
 
 
 _now = time.monotonic
+
+
+def _for_page(later: Callable[[], Awaitable[http.Response]], origin: str) -> Callable[[], Awaitable[http.Response]]:
+    """The same answer, for the web page at `origin`."""
+
+    async def respond() -> http.Response:
+        response = await later()
+        readable_by(response.headers, origin)
+        return response
+
+    return respond
+
+
+def _nothing(flow: http.HTTPFlow, ex: Exchange) -> None:
+    """What follows the head: nothing."""
 
 
 def _went_on(ex: Exchange) -> bool:

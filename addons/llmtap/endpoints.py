@@ -45,12 +45,19 @@ class Endpoints:
         }
         self._exposition = exposition
 
-    def answer(self, request: http.Request, path: str) -> http.Response | None:
-        """Our own response for this request, or None when the path is not ours."""
-        handler = self._paths.get(path) if request.method in ("GET", "HEAD") else None
-        if handler is None:
+    def knows(self, request: http.Request, path: str) -> bool:
+        """Whether this request is for us."""
+        known = path in self._paths or (self._exposition is not None and path in self._slow)
+        return known and request.method in ("GET", "HEAD")
+
+    def answer(self, request: http.Request, path: str, models: frozenset[str] | None = None) -> http.Response | None:
+        """Our own response for this request, or None when the path is not ours. `models`: those the client may see."""
+        if path not in self._paths or request.method not in ("GET", "HEAD"):
             return None
-        status, content_type, body = handler(request)
+        if models is not None and path == "/v1/models":
+            status, content_type, body = _models_answer([m for m in self._backends.models() if m["id"] in models])
+        else:
+            status, content_type, body = self._paths[path](request)
         return http.Response.make(status, body, {"content-type": content_type})
 
     def later(self, request: http.Request, path: str) -> Callable[[], Awaitable[http.Response]] | None:
@@ -79,7 +86,7 @@ class Endpoints:
         )
 
     def _models(self, request: http.Request) -> Reply:
-        return 200, JSON, orjson.dumps({"object": "list", "data": self._backends.models()})
+        return _models_answer(self._backends.models())
 
     async def _metrics(self, request: http.Request, exposition: Exposition) -> Reply:
         return 200, *await exposition.text(request.headers.get("accept", ""))
@@ -113,3 +120,7 @@ class Endpoints:
             "models": rollup.plain(rollup.rows(snapshot)),
         }
         return 200, JSON, orjson.dumps(summary)
+
+
+def _models_answer(cards: list[dict[str, object]]) -> Reply:
+    return 200, JSON, orjson.dumps({"object": "list", "data": cards})

@@ -10,8 +10,8 @@ Times are seconds: `started` and the other marks on the monotonic clock, `starte
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
 
 from mitmproxy import http
 
@@ -21,10 +21,12 @@ from llmtap.core.headers import Fields, by_name
 from llmtap.core.ids import new_ulid
 from llmtap.core.plan import Plan
 from llmtap.core.record import Outcome, Summary
+from llmtap.policy.keys import Client
 from llmtap.wire.realtime import Realtime
 from llmtap.wire.request import ParsedRequest
 
 Clock = Callable[[], float]
+CacheResult = Literal["hit", "miss", "shared", "bypass"]
 
 
 class TeeLike(Protocol):
@@ -65,7 +67,13 @@ class Exchange:
     session_hint: str | None = None
     tags: list[str] | None = None
     metadata: dict[str, Any] | None = None
-    key_name: str | None = None
+    client: Client | None = None  # whose key it bore; None: none was demanded
+    counted = False  # among the requests in flight of its key
+    cors_origin: str | None = None  # the web page that may read the answer
+    priority = 0  # higher goes first where requests wait
+    limit_headers: Sequence[tuple[bytes, bytes]] = ()  # what the client is told of its limits
+    reserved: Any = ()  # tokens taken of its limits, to be settled at the end
+    cache: CacheResult = "bypass"
     lane = False  # the gateway lane carries it: the plan is carried out, keys of backends are put on there
     # the body
     body: bytes | None = None  # as received
@@ -121,6 +129,11 @@ class Exchange:
             self._fields = fields
             self._headers = by_name(fields)
         return self._headers
+
+    @property
+    def key_name(self) -> str | None:
+        """The name of the key, never the key."""
+        return self.client.name if self.client is not None else None
 
     @property
     def client_request_id(self) -> str:

@@ -29,6 +29,8 @@ from .store.status import read_status
 from .supervisor import Plan
 from .vllm import sim_argv, vllm_argv, vllm_command, vllm_env
 
+#: name of the file the gateway reads, in the run's folder
+EFFECTIVE = "gateway.yaml"
 #: the writer's last pass, Datasette's open requests
 WRITER_GRACE_S, DATASETTE_GRACE_S = 30.0, 5.0
 #: what the gateway needs beyond its draining to shut down
@@ -112,7 +114,7 @@ def make_plan(setup: Setup, folder: RunFolder, run: str, env: Mapping[str, str])
     Raises ConfigError when the only backend cannot be started; one of several is left out and told.
     """
     config = setup.config
-    effective = folder.path / "gateway.yaml"
+    effective = folder.path / EFFECTIVE
     write_effective(config, effective)
     launched = [(backend, backend.launch) for backend in config.backends if backend.launch is not None]
     backends = tuple(_backend(backend, launch, run, env, alone=len(config.backends) == 1) for backend, launch in launched)

@@ -9,13 +9,16 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
+from llmtap.core.config_watch import watch
 from llmtap.core.errors import LlmtapError
 
 from .gateway import web_url
 from .health import http_status, look
-from .plan import Setup, make_plan
+from .plan import EFFECTIVE, Setup, make_plan
 from .process import Log, Process, State, log_to_stderr, port_taken
+from .reconfigure import Source, reconfigure
 from .report import print_table, try_line, url_rows
 from .runtime import RunFolder
 from .supervisor import Supervisor
@@ -29,8 +32,18 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Session:
     """Runs what a Setup says until a signal comes. `say` gets the user's lines (stdout), `log` everything else."""
 
-    def __init__(self, setup: Setup, run: str, *, say: Callable[[str], None] = print, log: Log = log_to_stderr) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        run: str,
+        *,
+        say: Callable[[str], None] = print,
+        log: Log = log_to_stderr,
+        source: Source | None = None,
+    ) -> None:
+        """`source`: the file to watch for changes, None when there is none."""
         self._setup, self._run_id, self._say, self._log = setup, run, say, log
+        self._source = source
         self._stop = asyncio.Event()
         self._again = asyncio.Event()
         self._shown = False
@@ -51,7 +64,20 @@ class Session:
                 raise LlmtapError(f"port {config.server.port} is in use; choose another with --port")
             plan = make_plan(self._setup, folder, self._run_id, os.environ)
             supervisor = Supervisor(plan, folder, self._run_id, log=self._log, pid=os.getpid(), on_change=self._changed)
-            await self._through(supervisor)
+            watching = self._watch_file(folder)
+            try:
+                await self._through(supervisor)
+            finally:
+                if watching is not None:
+                    watching.cancel()
+
+    def _watch_file(self, folder: RunFolder) -> asyncio.Task[None] | None:
+        source = self._source
+        if source is None:
+            return None
+        effective = folder.path / EFFECTIVE
+        changed = partial(reconfigure, source, self._setup.config, effective, self._log)
+        return asyncio.create_task(watch(source.path, changed))
 
     async def _through(self, supervisor: Supervisor) -> None:
         starting = asyncio.create_task(self._start(supervisor))

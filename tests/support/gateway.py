@@ -130,7 +130,7 @@ def running_gateway(
         argv += ["--set", f"llmtap_config={path}"]
     if master:
         argv = [sys.executable, "-m", "llmtap.master", "--config", str(path), "--confdir", str(data / "mitmproxy")]
-        full_env["PYTHONPATH"] = str(ROOT / "addons")
+        full_env["PYTHONPATH"] = os.pathsep.join([str(ROOT / "addons"), *filter(None, [os.environ.get("PYTHONPATH")])])
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=full_env, cwd=data)
     gateway = Gateway(process, port, data)
     assert process.stdout is not None

@@ -11,7 +11,8 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Iterable
-from datetime import date
+from datetime import date, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -51,6 +52,15 @@ class Server(t.Section):
     )
     drain_timeout_s: t.DurationOrNone = Field(
         default=30, description="How long a stop waits for running streams, in seconds. 0: not at all."
+    )
+    cors_origins: tuple[t.WebOrigin, ...] = Field(
+        default=(),
+        description="Web pages that may call the gateway from a browser: https://HOST[:PORT], or * for every page. "
+        "Empty: the backend's own answer to a browser's question counts.",
+    )
+    insecure: bool = Field(
+        default=False,
+        description="Listen for other machines although auth is off; without it such a start is refused.",
     )
 
     @property
@@ -183,14 +193,41 @@ class Key(t.Section):
     """One client key. `llmtap keys new NAME` prints the key once and its line for the configuration."""
 
     name: t.Name = Field(description="Name in metrics and the database. Unique.")
-    key_sha256: t.Sha256 = Field(repr=False, description="SHA-256 of the key, in hexadecimal; the key itself is stored nowhere.")
-    rate_limit: t.Positive | None = Field(default=None, description="Requests per window; null: rate_limit.default_limit.")
-    tokens_per_minute: t.Positive | None = Field(
-        default=None, description="Prompt and completion tokens a minute; null: no limit."
+    key_sha256: t.Sha256 | None = Field(
+        default=None, repr=False, description="SHA-256 of the key, in hexadecimal; the key itself is stored nowhere."
+    )
+    key: t.Secret | None = Field(
+        default=None, description="The key in clear, instead of key_sha256. For trying out: whoever reads the file has it."
+    )
+    expires: datetime | None = Field(
+        default=None, description="From then on it is refused: a date or a time, UTC unless it names a zone; null: never."
     )
     models: tuple[t.Text, ...] | None = Field(default=None, description="Models it may use; null: all.")
-    budget_usd: t.Amount | None = Field(default=None, description="What it may spend in all; null: no limit.")
+    rate_limit: t.Positive | None = Field(default=None, description="Requests per window; null: rate_limit.default_limit.")
+    tokens_per_minute: t.Positive | None = Field(
+        default=None, description="Prompt and completion tokens a minute; null: rate_limit.tokens_per_minute."
+    )
+    max_concurrency: t.Positive | None = Field(default=None, description="Requests at the same time; null: no limit.")
+    budget_usd: t.Amount | None = Field(default=None, description="What it may spend in a budget_period; null: no limit.")
+    budget_period: Literal["day", "month", "total"] = Field(
+        default="month", description="What budget_usd is for: a day or a month (of UTC), or all time."
+    )
     priority: t.Whole = Field(default=0, description="Higher goes first in the queue.")
+
+    @model_validator(mode="after")
+    def _one_key(self) -> Self:
+        if self.key is None and self.key_sha256 is None:
+            raise _wrong("has no key_sha256; `llmtap keys new NAME` prints a key and its line")
+        if self.key is not None and self.key_sha256 is not None:
+            raise _wrong("is given besides key_sha256; keep one of the two", "key")
+        return self
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the key."""
+        if self.key is not None:
+            return sha256(self.key.get_secret_value().encode()).digest()
+        return bytes.fromhex(self.key_sha256 or "")
 
 
 class Auth(t.Section):
@@ -198,7 +235,23 @@ class Auth(t.Section):
 
     enabled: bool = Field(default=False, description="Demand a key (Authorization: Bearer, or x-api-key).")
     keys: tuple[Key, ...] = Field(default=(), description="The keys.")
-    exempt_paths: tuple[t.Route, ...] = Field(default=("/health", "/internal/healthz"), description="Paths that need no key.")
+    exempt_paths: tuple[t.Route, ...] = Field(
+        default=("/health", "/internal/healthz"), description="Paths that need no key, with everything below them."
+    )
+
+
+class ModelLimit(t.Section):
+    """What each key may ask of one model, beside its limits over all."""
+
+    model: t.Text = Field(description="The model, as clients name it.")
+    rate_limit: t.Positive | None = Field(default=None, description="Requests per window; null: no limit of its own.")
+    tokens_per_minute: t.Positive | None = Field(default=None, description="Tokens a minute; null: no limit of its own.")
+
+    @model_validator(mode="after")
+    def _limited(self) -> Self:
+        if self.rate_limit is None and self.tokens_per_minute is None:
+            raise _wrong("has no limit; give rate_limit or tokens_per_minute")
+        return self
 
 
 class RateLimit(t.Section):
@@ -207,8 +260,15 @@ class RateLimit(t.Section):
     enabled: bool = Field(default=False, description="Limit requests.")
     default_limit: t.Positive = Field(default=60, description="Requests per window for a key (or address) without its own limit.")
     window_seconds: t.Positive = Field(default=60, description="Length of the sliding window in seconds.")
+    tokens_per_minute: t.Positive | None = Field(
+        default=None, description="Prompt and completion tokens a minute for a key without its own limit; null: no limit."
+    )
+    models: tuple[ModelLimit, ...] = Field(default=(), description="Further limits of each key, for single models.")
     storage: t.StorageUrl = Field(
         default="memory://", repr=False, description="Where counts live: memory://, or redis://HOST:PORT/DB to share them."
+    )
+    on_storage_error: Literal["allow", "deny"] = Field(
+        default="deny", description="While Redis is away: deny (503), or allow every request without counting it."
     )
 
 
@@ -342,6 +402,11 @@ class Config(t.Section):
     def _consistent(self) -> Self:
         _unique([b.name for b in self.backends], "backends")
         _unique([k.name for k in self.auth.keys], "auth", "keys")
+        _unique([m.model for m in self.rate_limit.models], "rate_limit", "models", of="model")
+        digests = [k.digest for k in self.auth.keys]
+        for index, digest in enumerate(digests):
+            if digest in digests[:index]:
+                raise _wrong("is the key of another one already; every name needs a key of its own", "auth", "keys", index)
         server, page = self.server, self.datasette
         if page.enabled and page.port and page.port in (server.port, server.compat_port) and page.host == server.host:
             raise _wrong("is the gateway's own port; choose another", "datasette", "port")
@@ -383,9 +448,9 @@ class Config(t.Section):
         return cls().with_sims(model)
 
 
-def _unique(names: list[str], *at: Any) -> None:
+def _unique(names: list[str], *at: Any, of: str = "name") -> None:
     seen: set[str] = set()
     for index, name in enumerate(names):
         if name in seen:
-            raise _wrong("is the name of another one already; choose a unique name", *at, index, "name")
+            raise _wrong("is the name of another one already; choose a unique name", *at, index, of)
         seen.add(name)

@@ -9,6 +9,12 @@ from urllib.parse import urlsplit
 
 from llmtap.core.config import Config
 
+#: why a start is refused
+EXPOSED = (
+    "{host} is reachable from other machines and auth is off; listen on 127.0.0.1, turn auth on (`llmtap keys new NAME`), "
+    "or insist with --insecure (server.insecure: true)"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Advice:
@@ -37,8 +43,12 @@ def advice(config: Config) -> Iterator[Advice]:
     if not is_loopback(server.host) and not config.auth.enabled:
         yield Advice(
             "server.host",
-            f"{server.host} is reachable from other machines and auth is off: whoever reaches port {server.port} can use "
-            "the backends; use 127.0.0.1 or put a firewall in front",
+            f"{server.host} is reachable from other machines and auth is off: "
+            + (
+                f"whoever reaches port {server.port} can use the backends; put a firewall in front"
+                if server.insecure
+                else "the gateway will not start; use 127.0.0.1, turn auth on, or say server.insecure (--insecure)"
+            ),
         )
     if not config.backends:
         yield Advice("backends", "none: every request will be answered 503; add one, or start with `llmtap up --backend URL`")
@@ -52,6 +62,26 @@ def advice(config: Config) -> Iterator[Advice]:
         elif backend.url in urls:
             yield Advice(key, f"is the URL of backend {urls[backend.url]} too: one server, counted as two")
         urls.setdefault(backend.url, backend.name)
+    if config.auth.enabled and not config.auth.keys:
+        yield Advice("auth.keys", "none: every request will be answered 401; `llmtap keys new NAME` makes one")
+    for index, client in enumerate(config.auth.keys):
+        if client.key is not None:
+            yield Advice(
+                f"auth.keys[{index}].key",
+                "is in clear: whoever reads the configuration has the key; `llmtap keys new NAME` prints one with its key_sha256",
+            )
+    if config.auth.keys and not config.auth.enabled:
+        yield Advice("auth.keys", "have no effect while auth.enabled is false: no key is demanded")
+    if not config.rate_limit.enabled:
+        for index, client in enumerate(config.auth.keys):
+            if client.rate_limit is not None or client.tokens_per_minute is not None:
+                yield Advice(f"auth.keys[{index}]", "has limits that have no effect while rate_limit.enabled is false")
+    elif config.rate_limit.storage == "memory://" and config.server.workers > 1:
+        yield Advice(
+            "rate_limit.storage",
+            f"memory:// counts in each of the {config.server.workers} workers by itself: together they let through "
+            f"{config.server.workers} times the limit; use redis://HOST:PORT/DB",
+        )
     if config.datasette.enabled and config.capture.enabled and not is_loopback(config.datasette.host):
         yield Advice(
             "datasette.host",

@@ -31,7 +31,7 @@ def _plain(value: Any, name: str) -> Any:
         return {key: MASK if _is_secret(key, inner) else _plain(inner, key) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item, name) for item in value]
-    if isinstance(value, SecretStr) or name in _SECRET_FIELDS:
+    if isinstance(value, SecretStr) or (name in _SECRET_FIELDS and value is not None):
         return MASK
     if isinstance(value, Path):
         return show_path(value)

@@ -21,7 +21,7 @@ from llmtap.core.errors import ConfigError
 Path = tuple[str | int, ...]
 
 #: keys whose value, or any value below them, is never shown
-SECRET_KEYS = frozenset({"api_key", "key_sha256", "storage", "url", "args", "env", "command"})
+SECRET_KEYS = frozenset({"api_key", "key", "key_sha256", "storage", "url", "args", "env", "command"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,6 +169,15 @@ def _route(value: str) -> str:
     return value
 
 
+def _origin(value: str) -> str:
+    if value == "*":
+        return value
+    parts = _split(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.path or parts.query:
+        raise ValueError("must be https://HOST or https://HOST:PORT as browsers send it (no path, no slash at the end), or *")
+    return value.lower()
+
+
 def _command(value: str) -> str:
     _not_empty(value)
     try:
@@ -244,6 +253,7 @@ BackendUrl = Annotated[str, AfterValidator(check_url), Field(json_schema_extra={
 StorageUrl = Annotated[str, AfterValidator(_storage), Field(json_schema_extra={"pattern": "^(memory|rediss?)://"})]
 FilePath = Annotated[Path, BeforeValidator(_path), AfterValidator(_expand)]
 Route = Annotated[str, AfterValidator(_route), Field(json_schema_extra={"pattern": "^/"})]
+WebOrigin = Annotated[str, AfterValidator(_origin), Field(json_schema_extra={"pattern": "^(https?://|[*]$)"})]
 Command = Annotated[str, AfterValidator(_command)]
 Flag = Annotated[str, AfterValidator(_flag)]
 FlagValue = Annotated[

@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "top": ("top", "top"),
     "metrics": ("metrics", "metrics"),
     "check": ("check", "check"),
+    "keys": ("keys", "keys"),
     "sim": ("sim", "sim"),
     "engine": ("engine", "engine"),
     "browse": ("browse", "browse"),

@@ -10,6 +10,8 @@ from typing import Any
 import click
 
 from llmtap.core.config import Backend, Config, Launch
+from llmtap.core.config_advice import EXPOSED, is_loopback
+from llmtap.core.errors import ConfigError
 from llmtap_launcher.cli.common import config_option, load_config
 
 NOTHING_TO_SERVE = """nothing to serve; one of:
@@ -29,6 +31,7 @@ or name backends in llmtap.yaml"""
     "--port", type=click.IntRange(0, 65535), metavar="N", help="The gateway's port; 0 takes any free one.  [default: 8000]"
 )
 @click.option("--web", is_flag=True, help="Run mitmweb, for interactive inspection.")
+@click.option("--insecure", is_flag=True, help="Listen for other machines although no key is demanded.")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Gateway processes sharing the port.")
 def up(
     config_path: Path | None,
@@ -38,6 +41,7 @@ def up(
     urls: tuple[str, ...],
     port: int | None,
     web: bool,
+    insecure: bool,
     workers: int | None,
 ) -> None:
     """Start everything: backends it owns, gateway, writer, Datasette.
@@ -53,16 +57,29 @@ def up(
     """
     if dry_run and (model or urls):
         raise click.UsageError("--dry-run brings its own backends; leave out --model and --backend")
-    overrides: dict[str, Any] = {"server.port": port, "server.workers": workers, "server.web": web or None}
-    config = with_backends(load_config(config_path, overrides), dry_run=dry_run, model=model, engine=engine, urls=urls)
+    overrides: dict[str, Any] = {
+        "server.port": port,
+        "server.workers": workers,
+        "server.web": web or None,
+        "server.insecure": insecure or None,
+    }
+
+    def load() -> Config:
+        return with_backends(load_config(config_path, overrides), dry_run=dry_run, model=model, engine=engine, urls=urls)
+
+    config = load()
     if not config.backends:
         raise click.UsageError(NOTHING_TO_SERVE)
+    if not (config.auth.enabled or config.server.insecure or is_loopback(config.server.host)):
+        raise ConfigError(EXPOSED.format(host=config.server.host))
     # what follows is heavy, and of no use to --help
     from llmtap_launcher.plan import decide
+    from llmtap_launcher.reconfigure import Source
     from llmtap_launcher.session import Session
 
     async def run() -> None:
-        await Session(decide(config), secrets.token_hex(8), say=click.echo).run()
+        source = Source(config_path, config, load) if config_path is not None else None
+        await Session(decide(config), secrets.token_hex(8), say=click.echo, source=source).run()
 
     asyncio.run(run())
 

@@ -16,7 +16,7 @@ from mitmproxy.websocket import WebSocketData, WebSocketMessage
 
 from llmtap.assembly import Gateway, Step, steps_of
 from llmtap.chain import Chain
-from llmtap.core.errors import BadRequest, ConfigError, Forbidden
+from llmtap.core.errors import BadRequest, ConfigError, Forbidden, Unauthorized
 from llmtap.exchange import Exchange
 from llmtap.spool.reader import read
 
@@ -352,6 +352,47 @@ def test_names_do_not_collide_with_hooks() -> None:
     expected |= {"websocket_message", "websocket_end"}
     assert public & set(hooks.all_hooks) == expected
     assert "addons" not in public
+
+
+# ---- the door
+
+
+class Door:
+    """An `Auth` that does what the test says."""
+
+    name = "auth"
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def admit(self, flow: http.HTTPFlow, path: str | None) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/metrics", "/v1/../metrics"])
+async def test_a_look_at_the_key_that_fails_lets_nobody_in(under: Under, path: str, caplog: pytest.LogCaptureFixture) -> None:
+    under.gateway.auth = Door(RuntimeError("boom"))  # type: ignore[assignment]
+    flow = post(path)
+    flow.request.method = "GET" if path == "/metrics" else "POST"
+    await run(under, flow)
+    assert flow.response is not None and flow.response.status_code == 500
+    assert b"boom" not in (flow.response.content or b"")
+    assert under.errors("auth", "on_requestheaders") == 1 and "boom" in caplog.text
+    assert all(ex.plan is None for ex in under.recorder.ended)
+
+
+async def test_whoever_is_shut_out_goes_no_further(under: Under) -> None:
+    under.gateway.auth = Door(Unauthorized("no"))  # type: ignore[assignment]
+    flow = post()
+    await run(under, flow)
+    assert flow.response is not None and flow.response.status_code == 401
+    assert "requestheaders" not in under.recorder.seen and under.recorder.ended[0].outcome == "rejected"
+    poll = post("/metrics")
+    poll.request.method = "GET"
+    await run(under, poll)
+    assert poll.response is not None and poll.response.status_code == 401
+    assert len(under.recorder.ended) == 1, "a poll without a key is no exchange"
+    assert under.gateway.registry.get_sample_value("llmtap_refusals_total", {"code": "invalid_api_key"}) == 2
 
 
 # ---- another configuration

@@ -9,6 +9,7 @@ from mitmproxy import options
 from mitmproxy.addonmanager import Loader
 from mitmproxy.test import taddons
 
+import llmtap.lane  # noqa: F401 - registers the mode `gateway`
 from llmtap import settings
 from llmtap.core.config import Config
 from llmtap.core.errors import ConfigError
@@ -62,6 +63,25 @@ def test_environment_is_a_copy() -> None:
     env = settings.environment()
     env["LLMTAP_TEST_ONLY"] = "1"
     assert "LLMTAP_TEST_ONLY" not in settings.environment()
+
+
+@pytest.mark.parametrize("mode", ["regular", "gateway:http://127.0.0.1:1@0.0.0.0:1", "reverse:http://h:1@10.0.0.1:1"])
+async def test_an_open_gateway_needs_keys_or_insistence(opts: options.Options, mode: str) -> None:
+    opts.update(mode=[mode])
+    config = Config.model_validate({"server": {"host": "0.0.0.0"}})
+    with pytest.raises(ConfigError, match="is reachable from other machines"):
+        settings.check_exposure(opts, config)
+    settings.check_exposure(opts, Config.model_validate({"server": {"host": "0.0.0.0"}, "auth": {"enabled": True}}))
+    settings.check_exposure(opts, Config.model_validate({"server": {"host": "0.0.0.0", "insecure": True}}))
+    opts.update(llmtap_insecure=True)
+    settings.check_exposure(opts, config)
+
+
+async def test_the_listening_address_of_mitmproxys_own_option_counts(opts: options.Options) -> None:
+    settings.check_exposure(opts, Config())
+    opts.update(listen_host="::")
+    with pytest.raises(ConfigError, match=":: is reachable"):
+        settings.check_exposure(opts, Config())
 
 
 def test_what_stock_modes_cannot_do() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ PROMISED: dict[str, Any] = {
         "web": False,
         "max_body_mb": 64,
         "drain_timeout_s": 30,
+        "cors_origins": (),
+        "insecure": False,
     },
     "backends": (),
     "routing": {
@@ -39,7 +42,15 @@ PROMISED: dict[str, Any] = {
     "timeouts": {"connect_s": 5, "first_byte_s": 600, "idle_s": 600, "total_s": 3600},
     "queue": {"max_concurrency": None, "max_waiting": 1000, "timeout_s": 60},
     "auth": {"enabled": False, "keys": (), "exempt_paths": ("/health", "/internal/healthz")},
-    "rate_limit": {"enabled": False, "default_limit": 60, "window_seconds": 60, "storage": "memory://"},
+    "rate_limit": {
+        "enabled": False,
+        "default_limit": 60,
+        "window_seconds": 60,
+        "tokens_per_minute": None,
+        "models": (),
+        "storage": "memory://",
+        "on_storage_error": "deny",
+    },
     "cache": {"enabled": False, "max_entries": 1000, "max_mb": 256, "ttl_s": 3600, "scope": "key"},
     "single_flight": {"enabled": False},
     "batching": {"enabled": False, "max_batch_size": 8, "max_wait_ms": 50},
@@ -99,8 +110,36 @@ def test_defaults_of_a_key() -> None:
         "tokens_per_minute": None,
         "models": None,
         "budget_usd": None,
+        "budget_period": "month",
+        "max_concurrency": None,
+        "expires": None,
+        "key": None,
         "priority": 0,
     }
+
+
+def test_a_key_is_given_once_and_belongs_to_one() -> None:
+    def wrong(*keys: dict[str, str]) -> str:
+        with pytest.raises(ValidationError) as caught:
+            Config.model_validate({"auth": {"keys": keys}})
+        return caught.value.errors()[0]["msg"]
+
+    assert "has no key_sha256" in wrong({"name": "a"})
+    assert "is given besides key_sha256" in wrong({"name": "a", "key": "x", "key_sha256": "0" * 64})
+    digest = sha256(b"same").hexdigest()
+    assert "is the key of another one already" in wrong({"name": "a", "key": "same"}, {"name": "b", "key_sha256": digest})
+    assert "same" not in repr(Key.model_validate({"name": "a", "key": "same"}))
+
+
+@pytest.mark.parametrize("origin", ["*", "https://app.example.org", "http://localhost:3000"])
+def test_web_origins(origin: str) -> None:
+    assert Config.model_validate({"server": {"cors_origins": [origin]}}).server.cors_origins == (origin,)
+
+
+@pytest.mark.parametrize("origin", ["", "app.example.org", "https://a/", "https://a/b", "ftp://a", "null", "https://u:p@a"])
+def test_what_is_no_web_origin(origin: str) -> None:
+    with pytest.raises(ValidationError, match="as browsers send it"):
+        Config.model_validate({"server": {"cors_origins": [origin]}})
 
 
 def sections(model: type[Section] = Config) -> list[type[Section]]:

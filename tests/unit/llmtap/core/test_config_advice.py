@@ -10,6 +10,7 @@ from llmtap.core.config import Config
 from llmtap.core.config_advice import advice, is_loopback
 
 BACKENDS = [{"name": "a", "url": "http://127.0.0.1:8081"}]
+KEYS = [{"name": "a", "key_sha256": "0" * 64}]
 
 
 def keys(**sections: Any) -> list[str]:
@@ -24,7 +25,23 @@ def test_an_ordinary_configuration_has_none() -> None:
 def test_an_open_gateway() -> None:
     assert keys(server={"host": "0.0.0.0"}) == ["server.host"]
     assert keys(server={"host": "gpu.example.org"}) == ["server.host"]
-    assert keys(server={"host": "0.0.0.0"}, auth={"enabled": True}) == []
+    assert keys(server={"host": "0.0.0.0"}, auth={"enabled": True, "keys": KEYS}) == []
+
+
+def test_an_open_gateway_does_not_start_unless_insisted() -> None:
+    def said(**server: Any) -> str:
+        (found,) = advice(Config.model_validate({"backends": BACKENDS, "server": {"host": "0.0.0.0", **server}}))
+        return found.message
+
+    assert "the gateway will not start" in said() and "whoever reaches port 8000" in said(insecure=True)
+
+
+def test_keys() -> None:
+    assert keys(auth={"enabled": True}) == ["auth.keys"]
+    assert keys(auth={"keys": KEYS}) == ["auth.keys"]
+    clear = {"name": "b", "key": "in-clear"}
+    (found,) = advice(Config.model_validate({"backends": BACKENDS, "auth": {"enabled": True, "keys": [*KEYS, clear]}}))
+    assert found.key == "auth.keys[1].key" and "in-clear" not in str(found)
 
 
 def test_an_open_database_page() -> None:

@@ -176,13 +176,13 @@ def test_checks_over_several_keys_point_at_the_one_to_mend(file: Path) -> None:
 
 
 def test_not_available_yet(file: Path) -> None:
-    file.write_text("server:\n  workers: 4\nauth: {enabled: true}\nbackends:\n  - {name: a, url: 'http://h', kind: ollama}\n")
+    file.write_text("server:\n  workers: 4\ncache: {enabled: true}\nbackends:\n  - {name: a, url: 'http://h', kind: ollama}\n")
     lines = fails(file, {"LLMTAP_ROUTING__POLICY": "p2c"})
     assert [line.partition(": not available yet")[0] for line in lines] == [
         "f.yaml:2: server.workers",
         "f.yaml:5: backends[0].kind",
         "LLMTAP_ROUTING__POLICY: routing.policy",
-        "f.yaml:3: auth.enabled",
+        "f.yaml:3: cache.enabled",
     ]
 
 
@@ -244,7 +244,7 @@ SECRET = "hunter2-7f3a"
         f"backends:\n  - {{name: a, launch: {{model: m, command: '{SECRET} \"'}}}}\n",
         f"auth: {{keys: [{{name: k, key_sha256: {SECRET}}}]}}\n",
         f"rate_limit: {{storage: 'postgres://u:{SECRET}@h'}}\n",
-        f"rate_limit: {{enabled: true, storage: 'redis://u:{SECRET}@h'}}\n",
+        f"rate_limit: {{window_seconds: 0, storage: 'redis://u:{SECRET}@h'}}\n",
         "server: {port: '${env.SECRET}'}\n",
         "routing: {policy: '${env.SECRET}'}\n",
     ],

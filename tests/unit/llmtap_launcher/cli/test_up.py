@@ -10,6 +10,7 @@ from llmtap_launcher import session
 from llmtap_launcher.cli import cli
 from llmtap_launcher.cli.up import with_backends
 from llmtap_launcher.plan import Setup
+from llmtap_launcher.reconfigure import Source
 
 
 @pytest.fixture
@@ -18,8 +19,9 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     configs: list[Config] = []
 
     class Recorded:
-        def __init__(self, setup: Setup, run: str, *, say: Any) -> None:
+        def __init__(self, setup: Setup, run: str, *, say: Any, source: Source | None) -> None:
             configs.append(setup.config)
+            assert source is None or source.again() == source.read
             assert len(run) == 16
 
         async def run(self) -> None: ...
@@ -87,3 +89,14 @@ def test_backends_of_the_file_stay_without_options() -> None:
     assert [backend.name for backend in launched.backends] == ["vllm"]
     with pytest.raises(ConfigError):
         with_backends(config, dry_run=False, model=None, engine="vllm", urls=("ftp://x",))
+
+
+def test_an_open_gateway_is_refused_unless_insisted(ran: list[Config], tmp_path: Path) -> None:
+    (tmp_path / "llmtap.yaml").write_text("server: {host: 0.0.0.0}\n")
+    result = CliRunner().invoke(cli, ["up", "--dry-run"])
+    assert result.exit_code == 1 and "0.0.0.0 is reachable from other machines and auth is off" in result.output
+    assert ran == []
+    assert CliRunner().invoke(cli, ["up", "--dry-run", "--insecure"]).exit_code == 0
+    (tmp_path / "llmtap.yaml").write_text("server: {host: 0.0.0.0}\nauth: {enabled: true}\n")
+    assert CliRunner().invoke(cli, ["up", "--dry-run"]).exit_code == 0
+    assert [config.server.insecure for config in ran] == [True, False]

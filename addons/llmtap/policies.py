@@ -1,0 +1,63 @@
+"""The protections of one configuration: those that are on, where in the order of steps they stand, and what outlives a reload.
+
+What counts (limits) or knows who is in (keys) is one object from the start of the process to its end: another configuration is
+told to it once it is in force.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmtap.auth import Auth
+from llmtap.core import config as c
+from llmtap.core.redis import SharedRedis
+from llmtap.cors import Cors
+from llmtap.limits import Limits
+from llmtap.metrics import GatewayMetrics
+
+
+class Policies:
+    """`before`: those of the configuration that was in force. Raises ConfigError."""
+
+    def __init__(self, config: c.Config, metrics: GatewayMetrics, before: Policies | None = None) -> None:
+        self._config = config
+        self._redis: dict[str, SharedRedis] = before._redis if before is not None else {}  # by URL
+        self.cors = Cors(config.server.cors_origins) if config.server.cors_origins else None
+        self.auth: Auth | None = None
+        if config.auth.enabled:
+            self.auth = before.auth if before is not None and before.auth is not None else Auth(config.auth)
+        self.limits: Limits | None = None
+        limits = config.rate_limit
+        if limits.enabled:
+            if before is not None and before.limits is not None and before._config.rate_limit.storage == limits.storage:
+                self.limits = before.limits
+            else:
+                self.limits = Limits(limits, self._shared(limits.storage), metrics.limit_storage_errors.inc)
+
+    @property
+    def before_routing(self) -> list[Any]:
+        """Steps between the parsing of a body and the choice of a backend."""
+        return [addon for addon in (self.auth,) if addon is not None]
+
+    @property
+    def after_routing(self) -> list[Any]:
+        """Steps between that choice and the way to the backend."""
+        return [addon for addon in (self.limits,) if addon is not None]
+
+    def start(self) -> None:
+        """This configuration is in force now."""
+        if self.auth is not None:
+            self.auth.reload(self._config.auth)
+        if self.limits is not None:
+            self.limits.reload(self._config.rate_limit)
+
+    def stop(self) -> None:
+        """The end of the process."""
+        for redis in self._redis.values():
+            redis.close()
+
+    def _shared(self, url: str) -> SharedRedis | None:
+        """The Redis at this URL, one for all who name it; None for memory://."""
+        if url == "memory://":
+            return None
+        return self._redis.get(url) or self._redis.setdefault(url, SharedRedis(url))

@@ -1,0 +1,63 @@
+"""Which protections a configuration has, and what a reload leaves standing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from llmtap.core.config import Config
+from llmtap.metrics import GatewayMetrics
+from llmtap.policies import Policies
+
+KEY = {"name": "a", "key": "secret-a"}
+
+
+@pytest.fixture
+def metrics() -> GatewayMetrics:
+    return GatewayMetrics(CollectorRegistry(), 1000, lambda model: True)
+
+
+def policies(metrics: GatewayMetrics, before: Policies | None = None, **config: Any) -> Policies:
+    return Policies(Config.model_validate(config), metrics, before)
+
+
+def test_all_is_off_by_default(metrics: GatewayMetrics) -> None:
+    off = policies(metrics)
+    assert off.auth is off.cors is off.limits is None
+    assert off.before_routing == off.after_routing == []
+    off.start()
+    off.stop()
+
+
+def test_what_is_on_and_in_which_order(metrics: GatewayMetrics) -> None:
+    on = policies(metrics, auth={"enabled": True, "keys": [KEY]}, rate_limit={"enabled": True}, server={"cors_origins": ["*"]})
+    assert [step.name for step in on.before_routing] == ["auth"]
+    assert [step.name for step in on.after_routing] == ["limits"]
+    assert on.cors is not None
+
+
+def test_a_reload_goes_on_counting_and_is_told_only_when_it_is_in_force(metrics: GatewayMetrics) -> None:
+    old = policies(metrics, auth={"enabled": True, "keys": [KEY]}, rate_limit={"enabled": True})
+    new = policies(
+        metrics,
+        old,
+        auth={"enabled": True, "keys": [{"name": "b", "key": "secret-b"}]},
+        rate_limit={"enabled": True, "default_limit": 7},
+    )
+    assert new.auth is old.auth and new.limits is old.limits and old.auth is not None and old.limits is not None
+    assert old.auth._keyring.find(b"secret-a") is not None and old.limits._default == 60
+    new.start()
+    assert old.auth._keyring.find(b"secret-a") is None and old.auth._keyring.find(b"secret-b") is not None
+    assert old.limits._default == 7
+
+
+def test_another_storage_is_another_count(metrics: GatewayMetrics) -> None:
+    pytest.importorskip("hiredis")
+    old = policies(metrics, rate_limit={"enabled": True})
+    new = policies(metrics, old, rate_limit={"enabled": True, "storage": "redis://127.0.0.1:1/0"})
+    assert new.limits is not old.limits
+    third = policies(metrics, new, rate_limit={"enabled": True, "storage": "redis://127.0.0.1:1/0"})
+    assert third.limits is new.limits and third._redis == new._redis
+    third.stop()
