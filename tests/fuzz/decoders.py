@@ -44,7 +44,8 @@ PATCHES = (
     b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b"\n", b"\n\n", b"\r", b"\r\n\r\n", b"\x00", b"\xff", b"\xef\xbb\xbf",
     b"null", b"true", b"-1", b"1e999", b"9" * 400, b"NaN", b'""', b"{}", b"[]", b"[" * 200, b"\\ud83d", b"\\u0000", b"data: ",
     b"data:", b"event: error\n", b": \n\n", b"data: [DONE]\n\n", b'{"error":"x"}', b'"usage":', b'"usage":null,',
-    b'"choices":[],',     b'"finish_reason":"stop"', b'"tool_calls":[{}]', b'"index":0,', b'"index":true,', b'"content":', b'"done":true', b"\xf0\x9f",
+    b'"choices":[],',     b'"finish_reason":"stop"', b'"tool_calls":[{}]', b'"index":0,', b'"index":true,', b'"content":',
+    b'"done":true', b"\xf0\x9f",
 )  # fmt: skip
 
 
@@ -227,7 +228,7 @@ def through_tee(case: Case, pieces: list[bytes], usage_filter: UsageFilter | Non
     ex.status = case.status
     tee = Tee(ex, decoder_of(case), usage_filter, lambda: None, time.monotonic)
     out = bytearray()
-    for piece in [*pieces, b""]:
+    for piece in [*filter(None, pieces), b""]:  # an empty piece is the end
         given = tee(piece)
         out += given if isinstance(given, bytes) else b"".join(given)
     return bytes(out)
