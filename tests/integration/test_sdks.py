@@ -109,7 +109,8 @@ def chat_tools(c: Clients, prompt: str) -> Told:
 def completions(c: Clients, prompt: str) -> Told:
     reply = c.openai.completions.create(model=MODEL, prompt=[prompt, "another prompt"], max_tokens=15, n=2)
     assert reply.usage is not None and [choice.index for choice in reply.choices] == [0, 1, 2, 3]
-    return Told("completions", reply.usage.prompt_tokens, reply.usage.completion_tokens)
+    # the usage says each prompt once, the engine takes it in for each choice: that is what is counted
+    return Told("completions", 2 * reply.usage.prompt_tokens, reply.usage.completion_tokens)
 
 
 def responses(c: Clients, prompt: str) -> Told:
