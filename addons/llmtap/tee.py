@@ -14,9 +14,12 @@ from mitmproxy import http
 from llmtap.core.endpoints import OTHER
 from llmtap.core.errors import WireError
 from llmtap.core.headers import by_name, text
+from llmtap.core.record import Usage
 from llmtap.exchange import Exchange
 from llmtap.wire.decode import Decoder, decoder_for
+from llmtap.wire.estimate import PromptEstimator
 from llmtap.wire.openai import plain_chat
+from llmtap.wire.request import ParsedRequest
 from llmtap.wire.withhold import UsageFilter
 
 #: a reply that nobody decodes is kept up to this size
@@ -142,6 +145,7 @@ class TeeInstaller:
     def __init__(self, on_error: Callable[[], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._on_error = on_error
         self._clock = clock
+        self._estimator = PromptEstimator()
         self._fingerprints: dict[str, str] = {}  # by backend: vLLM's system_fingerprint, which a withheld chunk takes with it
 
     def on_responseheaders(self, flow: http.HTTPFlow, ex: Exchange) -> None:
@@ -185,7 +189,17 @@ class TeeInstaller:
         ex.tee(_CLOSED)
 
     def on_finish(self, flow: http.HTTPFlow, ex: Exchange) -> None:
-        if ex.backend is not None and ex.summary is not None:
-            fingerprint = ex.summary.meta.get("system_fingerprint")
-            if isinstance(fingerprint, str):
-                self._fingerprints[ex.backend] = fingerprint
+        summary = ex.summary
+        if summary is None:
+            return
+        fingerprint = summary.meta.get("system_fingerprint")
+        if ex.backend is not None and isinstance(fingerprint, str):
+            self._fingerprints[ex.backend] = fingerprint
+        if ex.parsed is not None and ex.endpoint.generates:
+            self._prompt(ex.parsed, summary.usage)
+
+    def _prompt(self, parsed: ParsedRequest, usage: Usage) -> None:
+        if usage.prompt_tokens is not None:
+            self._estimator.learn(parsed, usage.prompt_tokens)
+        elif usage.source == "estimated":  # a stream that was cut: what it produced is counted, its prompt is not known
+            usage.prompt_tokens = self._estimator.guess(parsed)
