@@ -19,7 +19,10 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic_core import PydanticUndefined
 
 DOCS = Path(__file__).resolve().parent
-sys.path[:0] = [str(DOCS.parent / "addons"), str(DOCS.parent / "launcher")]
+sys.path[:0] = [str(DOCS.parent / "addons"), str(DOCS.parent / "launcher"), str(DOCS)]
+
+import metric_tables  # noqa: E402
+from dashboard import dashboard  # noqa: E402
 
 from llmtap.core.config import Config  # noqa: E402
 from llmtap.core.config_dump import show_path  # noqa: E402
@@ -307,29 +310,9 @@ def _commands_page() -> str:
     return "\n".join(out)
 
 
-def _metrics_page() -> str:
-    """Every metric of the gateway: name, type, labels, meaning."""
-    from prometheus_client import CollectorRegistry
-
-    from llmtap.metrics import GatewayMetrics
-
-    metrics = GatewayMetrics(CollectorRegistry(), Config().metrics.max_model_len, lambda model: True)
-    rows = []
-    for family in metrics.families:
-        name = family.name + ("_total" if family.kind == "counter" else "")
-        labels = ", ".join(f"`{label}`" for label in family.label_names) or "–"
-        rows.append(f"| `{name}` | {family.kind} | {labels} | {family.help} |")
-    return "\n".join([
-        "# Metrics", "",
-        "`/metrics` is Prometheus' text format (OpenMetrics when asked for), `/internal/metrics` JSON, `/stats` the state now.",
-        "Seconds and bytes. `model`: a name a backend serves, else `other`; `key`: a key's name; latency buckets are vLLM's.",
-        "", "| name | type | labels | meaning |", "|---|---|---|---|", *sorted(rows), "",
-    ])  # fmt: skip
-
-
 FILES: dict[str, Callable[[], str]] = {
     "commands.md": _commands_page,
-    "metrics.md": _metrics_page,
+    "grafana/llmtap.json": lambda: json.dumps(dashboard(), indent=2) + "\n",
     "llmtap.example.yaml": example,
     "llmtap.schema.json": lambda: json.dumps(schema(), indent=2) + "\n",
     "schema.md": _schema_page,
@@ -337,6 +320,7 @@ FILES: dict[str, Callable[[], str]] = {
 #: page -> generated parts of it
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "configuration.md": {"reference": reference},
+    "metrics.md": {"families": metric_tables.families, "vllm": metric_tables.vllm},
 }
 
 

@@ -14,8 +14,12 @@ from mitmproxy import http
 from llmtap.core.endpoints import OTHER
 from llmtap.core.errors import WireError
 from llmtap.core.headers import by_name, text
+from llmtap.core.record import Usage
 from llmtap.exchange import Exchange
 from llmtap.wire.decode import Decoder, decoder_for
+from llmtap.wire.estimate import PromptEstimator
+from llmtap.wire.openai import plain_chat
+from llmtap.wire.request import ParsedRequest
 from llmtap.wire.withhold import UsageFilter
 
 #: a reply that nobody decodes is kept up to this size
@@ -23,6 +27,7 @@ RAW_CAP = 1 << 20
 #: answers that may take their time to come: these are streamed, everything else is small and arrives whole
 _STREAMED = ("text/event-stream", "application/x-ndjson", "application/octet-stream", "audio/", "multipart/")
 _CLOSED = b""
+_JSON = "application/json"
 
 
 class Tee:
@@ -140,31 +145,43 @@ class TeeInstaller:
     def __init__(self, on_error: Callable[[], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._on_error = on_error
         self._clock = clock
+        self._estimator = PromptEstimator()
         self._fingerprints: dict[str, str] = {}  # by backend: vLLM's system_fingerprint, which a withheld chunk takes with it
 
     def on_responseheaders(self, flow: http.HTTPFlow, ex: Exchange) -> None:
         response = flow.response
         if response is None or ex.refusal is not None:
             return
-        ex.status = response.status_code
+        ex.status = response.data.status_code
         headers = by_name(response.data.headers.fields)
         ex.content_type = text(headers.get(b"content-type")) or ""
+        if ex.content_type == _JSON and b"content-length" in headers:
+            return  # it comes whole
         kind = ex.content_type.partition(";")[0].strip().lower()
-        metadata = response.headers.get("metadata")
-        decoder = decoder_for(ex.endpoint.name, ex.content_type, response.status_code, metadata=metadata)
-        usage_filter = None
-        if ex.usage_injected and kind == "text/event-stream":
-            usage_filter = UsageFilter(self._fingerprints.get(ex.backend or ""))
-        ex.tee = Tee(ex, decoder, usage_filter, self._on_error, self._clock)
         if kind.startswith(_STREAMED) or (ex.stream and b"content-length" not in headers):
-            response.stream = ex.tee
+            usage_filter = None
+            if ex.usage_injected and kind == "text/event-stream":
+                usage_filter = UsageFilter(self._fingerprints.get(ex.backend or ""))
+            response.stream = ex.tee = self._tee(response, ex, usage_filter)
+
+    def _tee(self, response: http.Response, ex: Exchange, usage_filter: UsageFilter | None) -> Tee:
+        metadata = text(by_name(response.data.headers.fields).get(b"metadata"))
+        decoder = decoder_for(ex.endpoint.name, ex.content_type, response.status_code, metadata=metadata)
+        return Tee(ex, decoder, usage_filter, self._on_error, self._clock)
 
     def on_response(self, flow: http.HTTPFlow, ex: Exchange) -> None:
         """A reply that was not streamed is here as a whole."""
         response = flow.response
-        if response is None or ex.tee is None or response.stream:
+        if response is None or ex.refusal is not None or ex.status is None or response.stream:
             return
-        body = response.raw_content or b""
+        body = response.data.content or b""
+        if ex.endpoint.name == "chat" and ex.status == 200 and ex.content_type == _JSON:
+            summary = plain_chat(body)
+            if summary is not None:
+                ex.summary = summary
+                ex.chunks, ex.reply_bytes, ex.last_chunk = 1, len(body), self._clock()
+                return
+        ex.tee = self._tee(response, ex, None)
         if body:
             ex.tee(body)
             if ex.endpoint is OTHER and len(body) <= RAW_CAP:
@@ -172,7 +189,17 @@ class TeeInstaller:
         ex.tee(_CLOSED)
 
     def on_finish(self, flow: http.HTTPFlow, ex: Exchange) -> None:
-        if ex.backend is not None and ex.summary is not None:
-            fingerprint = ex.summary.meta.get("system_fingerprint")
-            if isinstance(fingerprint, str):
-                self._fingerprints[ex.backend] = fingerprint
+        summary = ex.summary
+        if summary is None:
+            return
+        fingerprint = summary.meta.get("system_fingerprint")
+        if ex.backend is not None and isinstance(fingerprint, str):
+            self._fingerprints[ex.backend] = fingerprint
+        if ex.parsed is not None and ex.endpoint.generates:
+            self._prompt(ex.parsed, summary.usage)
+
+    def _prompt(self, parsed: ParsedRequest, usage: Usage) -> None:
+        if usage.prompt_tokens is not None:
+            self._estimator.learn(parsed, usage.prompt_tokens)
+        elif usage.source == "estimated":  # a stream that was cut: what it produced is counted, its prompt is not known
+            usage.prompt_tokens = self._estimator.guess(parsed)

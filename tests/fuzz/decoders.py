@@ -228,7 +228,7 @@ def through_tee(case: Case, pieces: list[bytes], usage_filter: UsageFilter | Non
     ex.status = case.status
     tee = Tee(ex, decoder_of(case), usage_filter, lambda: None, time.monotonic)
     out = bytearray()
-    for piece in [*pieces, b""]:
+    for piece in [*filter(None, pieces), b""]:  # an empty piece is the end
         given = tee(piece)
         out += given if isinstance(given, bytes) else b"".join(given)
     return bytes(out)

@@ -93,7 +93,7 @@ class Counter(Family):
         self.together = together
         self._values: dict[Labels, Number] = {}
         self._read: Callable[[], Iterable[tuple[Labels, float]]] | None = None
-        if not labels:
+        if not labels and kind == "counter":
             self.at(())
 
     def at(self, labels: Labels) -> Number:

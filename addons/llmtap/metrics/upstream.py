@@ -79,10 +79,12 @@ class BackendMetrics:
         if backend.api_key:
             headers["authorization"] = f"Bearer {backend.api_key}"
         body = bytearray()
+        base = "http://localhost" if backend.uds is not None else backend.url
+        transport = httpx.HTTPTransport(uds=backend.uds) if backend.uds is not None else None
         timeout = httpx.Timeout(min(READ_S, self._total_s))
         with (
-            httpx.Client(timeout=timeout, trust_env=False) as client,
-            client.stream("GET", f"{backend.url}/metrics", headers=headers) as answer,
+            httpx.Client(timeout=timeout, trust_env=False, transport=transport) as client,
+            client.stream("GET", f"{base}/metrics", headers=headers) as answer,
         ):
             if answer.status_code != 200:
                 raise ValueError(f"/metrics answers {answer.status_code}")

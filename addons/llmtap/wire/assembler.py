@@ -72,11 +72,6 @@ class Assembler(ABC):
         self.complete = True
         return content
 
-    def plain(self, reply: dict[str, Any]) -> Summary | None:
-        """The summary of the plainest kind of whole reply, for those that have a short way to it: equal to what `whole` and
-        `summary` come to. None: take the long way."""
-        return None
-
     def skim(self, body: bytes) -> bool:
         """Reads only what is needed of a large whole body, if that can be told apart; False leaves it to `whole`."""
         return False

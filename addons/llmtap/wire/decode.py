@@ -92,7 +92,6 @@ class BodyDecoder(Faulty):
         self._max = max_body
         self._size = 0
         self._pieces: list[bytes] = []
-        self._plain: Summary | None = None
 
     def feed(self, data: bytes) -> int:
         if self._error is not None or self._closed:
@@ -116,9 +115,7 @@ class BodyDecoder(Faulty):
         if self._assembler.skim(body):
             return 0
         try:
-            reply = load_object(body)
-            self._plain = self._assembler.plain(reply)
-            return 1 if self._plain is not None else int(self._assembler.whole(reply))
+            return int(self._assembler.whole(load_object(body)))
         except CutShort:
             return 0
         except WireError as error:
@@ -126,8 +123,6 @@ class BodyDecoder(Faulty):
 
     @property
     def summary(self) -> Summary:
-        if self._plain is not None:
-            return self._plain
         return self._mark(self._assembler.summary())
 
 

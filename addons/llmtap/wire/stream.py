@@ -65,8 +65,8 @@ class StreamDecoder(Faulty):
         self._found = 0  # content events in the piece in hand
 
     def quick(self, data: bytes) -> int:
-        """Takes a piece that is nothing but whole events of one learned shape: how many have content. They have choices,
-        but no usage, and end no choice. -1 when it is anything else: nothing is taken, `feed` it. Raises nothing."""
+        """Takes a piece that is nothing but whole events of one learned shape: how many have content. They have no
+        usage and end no choice. -1 when it is anything else: nothing is taken, `feed` it. Raises nothing."""
         if not len(data) <= self._longest <= self._left:
             return -1
         for shape in self._live:

@@ -53,11 +53,11 @@ class UsageFilter:
         self._uncounted = False  # a chunk with choices had none
 
     def ordinary(self, data: bytes) -> bytes:
-        """`feed` for whole events known to have choices, and neither a usage nor a finish reason (`StreamDecoder.quick`):
-        nothing has to be looked for in them."""
+        """`feed` for whole events known to have neither a usage nor a finish reason (`StreamDecoder.quick`): nothing has to be
+        looked for in them."""
         if self._buffer or self._held:
             return self.feed(data)
-        self._uncounted = True
+        self._uncounted = self._uncounted or b'"choices"' in data
         return data
 
     def feed(self, data: bytes) -> bytes:

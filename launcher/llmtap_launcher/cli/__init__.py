@@ -18,6 +18,8 @@ from llmtap.core.errors import LlmtapError
 COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("up", "up"),
     "status": ("status", "status"),
+    "top": ("top", "top"),
+    "metrics": ("metrics", "metrics"),
     "check": ("check", "check"),
     "keys": ("keys", "keys"),
     "sim": ("sim", "sim"),

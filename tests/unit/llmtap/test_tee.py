@@ -158,6 +158,25 @@ def test_an_abort_keeps_the_partial_text() -> None:
     assert ex.summary is not None and ex.summary.choices[0].content == "Hel" and not ex.summary.complete
 
 
+def test_the_prompt_of_a_stream_that_was_cut_is_estimated() -> None:
+    installer = TeeInstaller(lambda: None)
+    body = b'{"model":"m","messages":[{"role":"user","content":"count to ten"}],"stream":true}'
+    for whole in (True, True, True, False):
+        ex = exchange()
+        ex.parsed = parse("chat", body)
+        ex.tee = Tee(ex, decoder_for("chat", SSE, 200), None, lambda: None, ticking([1.0] * 20).__next__)
+        for piece in STREAM if whole else STREAM[:3]:
+            ex.tee(piece)
+        ex.tee.close()
+        installer.on_finish(tflow.tflow(), ex)
+        assert ex.summary is not None
+        if whole:
+            assert (ex.summary.usage.prompt_tokens, ex.summary.usage.source) == (3, "upstream")
+    usage = ex.summary.usage
+    assert (usage.completion_tokens, usage.source) == (2, "estimated")
+    assert usage.prompt_tokens is not None and abs(usage.prompt_tokens - 3) <= 3
+
+
 def reply(content_type: str, content: bytes, request: bytes) -> tuple[http.HTTPFlow, Exchange]:
     flow = tflow.tflow(resp=True)
     flow.response = http.Response.make(200, content, {"content-type": content_type})

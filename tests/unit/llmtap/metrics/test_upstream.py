@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from llmtap.metrics.upstream import BackendMetrics
 from llmtap.policy.backends import Backend, Backends
@@ -85,6 +86,17 @@ async def test_those_in_trouble_cost_only_their_part() -> None:
     up = {line.split('"')[1]: line[-3:] for line in lines if line.startswith("llmtap_backend_scrape_up{")}
     assert up.pop("fine") == "1.0" and set(up.values()) == {"0.0"} and len(up) == 6
     assert 'x{backend="fine"} 1' in lines
+
+
+async def test_over_a_unix_socket(tmp_path: Path) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await answer(b"x 3\n")(await reader.readuntil(b"\r\n\r\n"), writer)
+        writer.close()
+
+    path = str(tmp_path / "s")
+    async with await asyncio.start_unix_server(serve, path):
+        lines = (await BackendMetrics(Backends([Backend("a", "", 0, uds=path)])).page()).decode().splitlines()
+    assert 'x{backend="a"} 3' in lines
 
 
 async def test_scrapers_share_an_answer() -> None:

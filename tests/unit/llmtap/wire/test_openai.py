@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from llmtap.core.record import Choice, Summary, ToolCall, Usage
-from llmtap.wire.openai import OpenAIAssembler
+from llmtap.wire.openai import OpenAIAssembler, plain_chat
 
 
 def chunk(delta: dict[str, Any] | None = None, *, index: int = 0, finish: str | None = None, **more: Any) -> dict[str, Any]:
@@ -320,8 +320,14 @@ def long_way(reply: dict[str, Any]) -> Summary:
     return assembler.summary()
 
 
+def encoded(reply: dict[str, Any]) -> bytes:
+    return json.dumps(reply).encode()
+
+
 def test_a_plain_reply_goes_the_short_way() -> None:
-    assert OpenAIAssembler().plain(PLAIN) == long_way(PLAIN)
+    for other in (b"", b"[]", b"1", b"{", b'"x"', b"{}"):
+        assert plain_chat(other) is None
+    assert plain_chat(encoded(PLAIN)) == long_way(PLAIN)
 
 
 def test_the_short_way_comes_to_the_same_or_is_not_taken() -> None:
@@ -338,7 +344,7 @@ def test_the_short_way_comes_to_the_same_or_is_not_taken() -> None:
                 inner[name] = value
                 if value == "absent":
                     del inner[name]
-                found = OpenAIAssembler().plain(reply)
+                found = plain_chat(encoded(reply))
                 if found is not None:
                     taken += 1
                     assert found == long_way(reply), (place, name, value)
@@ -349,5 +355,5 @@ def test_the_short_way_wants_members_of_the_right_kind() -> None:
     for name in PLAIN:
         for value in VALUES:
             reply = PLAIN | {name: value}
-            found = OpenAIAssembler().plain(reply)
+            found = plain_chat(encoded(reply))
             assert found is None or found == long_way(reply), (name, value)
