@@ -114,7 +114,7 @@ class Gateway:
                 self.writer = WriterProcess(config, silent) if own_writer else None
         self.uploads = Uploads(config, self.backends)
         self.routing = Routing(config, self.backends, self.backend_failed, self.uploads.streams)
-        self.policies = Policies(config, self.metrics, before.policies if before is not None else None)
+        self.policies = Policies(config, self.metrics, self.routing.withdraw, before.policies if before is not None else None)
         self.auth, self.cors = self.policies.auth, self.policies.cors
         addons: list[tuple[Kind, Any]] = [
             ("policy", Transforms()),
@@ -123,6 +123,7 @@ class Gateway:
             *(("policy", addon) for addon in self.policies.after_routing),
             ("observer", Sockets(keep=self.capture is not None)),
             ("observer", TeeInstaller(self.metrics.tee_errors.inc)),
+            *(("observer", addon) for addon in self.policies.after_tee),
         ]
         if self.capture is not None:
             addons.append(("policy" if config.capture.required else "observer", self.capture))

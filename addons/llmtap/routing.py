@@ -85,6 +85,11 @@ class Routing:
             self._release(ex)
             self._take(ex, served.backend)
 
+    def withdraw(self, ex: Exchange) -> None:
+        """It needs no backend any more."""
+        self._release(ex)
+        ex.plan = ex.backend = None
+
     def on_finish(self, flow: http.HTTPFlow, ex: Exchange) -> None:
         self._release(ex)
 

@@ -176,13 +176,13 @@ def test_checks_over_several_keys_point_at_the_one_to_mend(file: Path) -> None:
 
 
 def test_not_available_yet(file: Path) -> None:
-    file.write_text("server:\n  workers: 4\ncache: {enabled: true}\nbackends:\n  - {name: a, url: 'http://h', kind: ollama}\n")
+    file.write_text("server:\n  workers: 4\nbatching: {enabled: true}\nbackends:\n  - {name: a, url: 'http://h', kind: ollama}\n")
     lines = fails(file, {"LLMTAP_ROUTING__POLICY": "p2c"})
     assert [line.partition(": not available yet")[0] for line in lines] == [
         "f.yaml:2: server.workers",
         "f.yaml:5: backends[0].kind",
         "LLMTAP_ROUTING__POLICY: routing.policy",
-        "f.yaml:3: cache.enabled",
+        "f.yaml:3: batching.enabled",
     ]
 
 
