@@ -333,7 +333,8 @@ class Chain:
         if not flow.live:
             return None  # loaded from a file
         known = self._exchanges.get(flow)
-        if (known is not None and known.outcome == "open") or (flow.response is not None and flow in self._own):
+        answered = flow.response is not None or self._later.get(flow) is not None
+        if (known is not None and known.outcome == "open") or (answered and flow in self._own):
             return None
         if flow.is_replay:
             self._own.pop(flow)
