@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from llmtap.metrics.exposed import Exposed
 from llmtap.metrics.workers import Share
 from llmtap.policies import Policies
 from llmtap.policy.backends import Backend, Backends
+from llmtap.queueing import Queueing
 from llmtap.request_log import RequestLog
 from llmtap.routing import Routing
 from llmtap.sockets import Sockets
@@ -31,6 +33,7 @@ from llmtap.tee import TeeInstaller
 from llmtap.transforms import Transforms
 from llmtap.uploads import Uploads
 
+log = logging.getLogger("llmtap")
 Kind = Literal["policy", "observer"]
 PHASES = ("on_requestheaders", "on_request", "on_responseheaders", "on_response", "on_message", "on_finish")
 
@@ -63,6 +66,8 @@ class Gateway:
     inspect: Inspect | None
     share: Share | None
     policies: Policies
+    backends: Backends
+    routing: Routing
 
     def __init__(
         self,
@@ -82,7 +87,15 @@ class Gateway:
         self.config = config
         self.health_changed: Callable[[], None] = lambda: None  # a backend came or went
         self.after: Gateway | None = None  # who has taken our place
-        self.backends = Backends(_backends(config, before), config.routing.policy)
+        routing = config.routing
+        self.backends = Backends(
+            _backends(config, before),
+            routing.policy,
+            routing.aliases,
+            routing.fallbacks,
+            config.queue.max_concurrency,
+            before.backends if before is not None else None,
+        )
         if before is not None:
             self.registry, self.metrics, self.share = before.registry, before.metrics, before.share
         else:
@@ -90,7 +103,7 @@ class Gateway:
             self.metrics = GatewayMetrics(
                 self.registry,
                 config.metrics.max_model_len,
-                self._known_model,
+                self.backends.known,
                 config.metrics.engine_label if config.metrics.vllm_names else None,
                 models=self._models,
             )
@@ -98,7 +111,8 @@ class Gateway:
             if shared_metrics is not None and config.metrics.enabled:
                 self.share = Share(self.metrics.families, shared_metrics, new_ulid())
         self.exposed = Exposed(self.metrics.families, self.backends, self.share) if config.metrics.enabled else None
-        self.health = Health(self.backends, config.routing.health_interval_s, config.timeouts.connect_s, self._state_changed)
+        self.health = Health(self.backends, routing.health_interval_s, config.timeouts.connect_s)
+        self.backends.changed.append(self._state_changed)
         for backend in self.backends:
             self.metrics.backend_up.labels(backend.name).set(1 if backend.state == "up" else 0)
         self.capture: Capture | None = None
@@ -113,14 +127,16 @@ class Gateway:
             else:
                 self.writer = WriterProcess(config, silent) if own_writer else None
         self.uploads = Uploads(config, self.backends)
-        self.routing = Routing(config, self.backends, self.backend_failed, self.uploads.streams)
-        self.policies = Policies(config, self.metrics, self.routing.withdraw, before.policies if before is not None else None)
+        self.routing = Routing(config, self.backends, self.uploads.streams, before.routing if before is not None else None)
+        self.queueing = Queueing(config, self.backends, self.backend_failed, self.backend_worked, self.metrics.enqueue)
+        self.policies = Policies(config, self.metrics, self.backends, before.policies if before is not None else None)
         self.auth, self.cors = self.policies.auth, self.policies.cors
         addons: list[tuple[Kind, Any]] = [
             ("policy", Transforms()),
             *(("policy", addon) for addon in self.policies.before_routing),
             ("policy", self.routing),
             *(("policy", addon) for addon in self.policies.after_routing),
+            ("policy", self.queueing),
             ("observer", Sockets(keep=self.capture is not None)),
             ("observer", TeeInstaller(self.metrics.tee_errors.inc)),
             *(("observer", addon) for addon in self.policies.after_tee),
@@ -148,7 +164,7 @@ class Gateway:
             for gone in {b.name for b in before.backends} - {b.name for b in self.backends}:
                 self.metrics.backend_up.remove(gone)
         self.policies.start()
-        self.metrics.know_models(self._known_model, self._models)
+        self.metrics.know_models(self.backends.known, self._models)
         self.metrics.spool_bytes.set_function(lambda: self.capture.sink.spool_bytes if self.capture else 0)
         self.metrics.spool_lag.read_from(lambda: _told(writer_lag_s(self.config.capture.dir)) if self.capture else [])
         self.health.start()
@@ -187,8 +203,28 @@ class Gateway:
             self.after.backend_failed(name, reason)  # whose health checks find out when it is back
             return
         self.metrics.backend_failures.labels(name, reason).inc()
-        if reason in ("refused", "reset", "connect_timeout"):
-            self.health.failed(name, reason)
+        if name in self.backends:  # else a port beside them
+            self.health.failed(self.backends[name], reason)
+
+    def backend_worked(self, backend: Backend) -> None:
+        """A request was answered by a backend that was in doubt."""
+        if self.after is not None and self.after.shares(backend.name, self):
+            self.after.backend_worked(backend)
+        else:
+            self.health.worked(backend)
+
+    # ---- at run time, on the event loop
+
+    def add_backend(self, backend: Backend) -> None:
+        """One more backend; it gets requests at once. Raises ValueError when there is one of that name."""
+        self.backends.add(backend)
+        self.health.watch(backend)
+
+    def remove_backend(self, name: str) -> Backend:
+        """It gets no further request; those in flight go on (`backends.when_idle`). Raises KeyError."""
+        backend = self.backends.remove(name)
+        self.health.forget(backend)
+        return backend
 
     def shares(self, name: str, other: Gateway) -> bool:
         """Whether the backend of this name is the very same one for both."""
@@ -197,11 +233,18 @@ class Gateway:
     def _models(self) -> Iterator[str]:
         return (model for b in self.backends for model in b.fixed_models or b.models or ())
 
-    def _known_model(self, model: str) -> bool:
-        return any(model in (b.fixed_models or b.models or ()) for b in self.backends)
-
     def _state_changed(self, backend: Backend) -> None:
-        self.metrics.backend_up.labels(backend.name).set(1 if backend.state == "up" else 0)
+        up = self.metrics.backend_up
+        if backend.removed:
+            up.remove(backend.name)
+            log.info("backend %s (%s) is removed", backend.name, backend.url)
+        else:
+            up.labels(backend.name).set(1 if backend.state == "up" else 0)
+            if backend.told != backend.state:
+                backend.told = backend.state
+                self.metrics.backend_changes.labels(backend.name, backend.state).inc()
+            words = "draining" if backend.draining else backend.state
+            log.info("backend %s (%s) is %s%s", backend.name, backend.url, words, f": {backend.reason}" if backend.reason else "")
         self.health_changed()
 
 
@@ -221,10 +264,11 @@ def _backends(config: c.Config, before: Gateway | None) -> Iterator[Backend]:
     for b in config.backends:
         if b.url is not None:
             same = before is not None and known.get(b.name) == b
-            yield before.backends[b.name] if same and before is not None else _backend(b)
+            yield before.backends[b.name] if same and before is not None else backend_of(b)
 
 
-def _backend(b: c.Backend) -> Backend:
+def backend_of(b: c.Backend) -> Backend:
+    """A backend as the configuration has it."""
     url = urlsplit(str(b.url))
     tls = url.scheme == "https"
     return Backend(
@@ -236,4 +280,6 @@ def _backend(b: c.Backend) -> Backend:
         drain=b.on_client_disconnect == "drain",
         api_key=b.api_key.get_secret_value() if b.api_key else None,
         fixed_models=tuple(b.models) if b.models is not None else None,
+        kind=b.kind,
+        max_concurrency=b.max_concurrency,
     )

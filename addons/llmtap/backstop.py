@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Protocol
 
-from mitmproxy import http
+from mitmproxy import connection, http
 from mitmproxy.proxy import server_hooks
 
 
@@ -27,6 +27,7 @@ class ChainLike(Protocol):
     def error(self, flow: http.HTTPFlow) -> None: ...
     def websocket_end(self, flow: http.HTTPFlow) -> None: ...
     def server_connect_error(self, data: server_hooks.ServerConnectionHookData) -> None: ...
+    def client_disconnected(self, client: connection.Client) -> None: ...
     def started(self) -> None: ...
     def end(self) -> None: ...
 
@@ -59,6 +60,9 @@ class Backstop[C: ChainLike]:
 
     def server_connect_error(self, data: server_hooks.ServerConnectionHookData) -> None:
         self.chain.server_connect_error(data)
+
+    def client_disconnected(self, client: connection.Client) -> None:
+        self.chain.client_disconnected(client)
 
     def running(self) -> None:
         self.chain.started()  # last of all addons

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Literal
 
@@ -35,8 +35,7 @@ _GOOD_ENDS = frozenset(
 
 
 class Cache:
-    """Policy. `redis`: None keeps answers in memory. `count` is told of every look-up, `withdraw` of a request that needs no
-    backend any more."""
+    """Policy. `redis`: None keeps answers in memory. `count` is told of every look-up."""
 
     name = "cache"
 
@@ -45,12 +44,11 @@ class Cache:
         config: c.Cache,
         redis: SharedRedis | None = None,
         count: Callable[[Lookup], None] = lambda result: None,
-        withdraw: Callable[[Exchange], None] = lambda ex: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._redis = redis
         self._count = count
-        self.withdraw = withdraw
+        self.aliases: Mapping[str, str] = {}  # as clients name a model → as the backends do
         self._clock = clock
         self._answers: Lru[Answer] = Lru(1, 0, 0.0)
         self._storing: set[asyncio.Task[None]] = set()
@@ -93,13 +91,20 @@ class Cache:
     def key_of(self, flow: http.HTTPFlow, ex: Exchange) -> bytes | None:
         """What the request is known by; None when it is not to be answered from here."""
         parsed = ex.parsed
-        if parsed is None or not parsed.exact or ex.endpoint.name not in CACHEABLE:
+        if parsed is None or not parsed.exact or ex.endpoint.name not in CACHEABLE or ex.direct is not None:
             return None
         if self._only_deterministic and not deterministic(ex.endpoint.name, ex.endpoint.generates, parsed.obj):
             return None
         owner = "" if self._shared_by_all else f"key:{ex.key_name}"
         query = flow.request.path.partition("?")[2]
-        return cache_key(ex.endpoint.name, f"{ex.path}?{query}", parsed.obj, ex.model, owner)
+        return cache_key(ex.endpoint.name, f"{ex.path}?{query}", parsed.obj, self._served(ex.model), owner)
+
+    def right_model(self, ex: Exchange) -> bool:
+        """Whether the model that has answered is the one that was asked for, and not a fallback."""
+        return ex.route is None or ex.route.answered_as is None or ex.route.answered_as == self._served(ex.model)
+
+    def _served(self, model: str | None) -> str | None:
+        return self.aliases.get(model, model) if model is not None else None
 
     async def _look_in_redis(self, redis: SharedRedis, flow: http.HTTPFlow, ex: Exchange, key: bytes) -> None:
         try:
@@ -118,7 +123,7 @@ class Cache:
         body = _form(answer, ex.endpoint.name, ex.stream, bare)
         if body is None:
             return False
-        self.withdraw(ex)
+        ex.route = None  # it needs no backend any more
         ex.cache = "hit"
         ex.summary = answer.summary
         now = self._clock()
@@ -177,7 +182,7 @@ class CacheFill:
         key, summary, response = ex.cache_key, ex.summary, flow.response
         if key is None or ex.cache == "hit" or ex.outcome != "ok" or ex.status != 200 or summary is None or response is None:
             return
-        if summary.error_type is not None or "content-encoding" in response.headers:
+        if summary.error_type is not None or "content-encoding" in response.headers or not self._cache.right_model(ex):
             return
         if ex.endpoint.generates and not (summary.complete and all(x.finish_reason in _GOOD_ENDS for x in summary.choices)):
             return

@@ -1,9 +1,9 @@
 """The one addon mitmproxy sees: it drives a request through its phases (the order of the steps: `assembly.py`).
 
     requestheaders   open the exchange → own endpoints → routing (path, method, size)
-    request          transforms (parse, usage) → routing (backend) → capture (begin) → metrics
-    responseheaders  routing → tee
-    response|error   tee closes → outcome → finalise, once → routing, capture (end), metrics, request log
+    request          transforms (parse, usage) → routing (who serves it) → queueing (backend, wait) → capture (begin) → metrics
+    responseheaders  queueing → tee
+    response|error   tee closes → outcome → finalise, once → queueing (place), capture (end), metrics, request log
                      (for a websocket: `websocket_end`)
 
 mitmproxy logs an exception in a hook and lets the request pass: it fails OPEN. So every step is called from here and
@@ -20,11 +20,11 @@ import inspect
 import logging
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from mitmproxy import ctx, http
+from mitmproxy import connection, ctx, http
 from mitmproxy.addonmanager import Loader
 from mitmproxy.proxy import server_hooks
 from mitmproxy.websocket import WebSocketData
@@ -40,6 +40,7 @@ from llmtap.core.endpoints import canonical_path
 from llmtap.core.errors import (
     ApiError,
     BadRequest,
+    Cancelled,
     ConfigError,
     InternalError,
     NotFound,
@@ -569,7 +570,8 @@ class Chain:
             self._close(flow, ex, "client_abort", "the client closed the connection")
             return
         if message == _KILLED:
-            self._close(flow, ex, "rejected", "killed in the interactive interface")
+            cancelled = isinstance(ex.failure, Cancelled)
+            self._close(flow, ex, "rejected", str(ex.failure) if cancelled else "killed in the interactive interface")
             return
         if ex.failure is not None:
             if ex.forwarded is None:
@@ -604,6 +606,57 @@ class Chain:
     def server_connect_error(self, data: server_hooks.ServerConnectionHookData) -> None:
         # mitmproxy would fail every later request of this client to that address without trying again
         data.server.error = None
+
+    def client_disconnected(self, client: connection.Client) -> None:
+        for gateway in self._gateways():
+            gateway.queueing.client_left(client.id)
+
+    def _gateways(self) -> Iterable[Gateway]:
+        """That of the configuration in force, and those under which requests of earlier ones run."""
+        if self._under:
+            return {*self._under.values(), *([self._gateway] if self._gateway is not None else [])}
+        return () if self._gateway is None else (self._gateway,)
+
+    # ---- for those who look after it
+
+    def in_flight_list(self) -> list[dict[str, Any]]:
+        """Every request that has not ended, oldest first, as plain data; never its text."""
+        now = _now()
+        return [
+            {
+                "id": ex.uid,
+                "request_id": ex.request_id,
+                "endpoint": ex.endpoint.name,
+                "path": ex.path,
+                "model": ex.model,
+                "backend": ex.backend,
+                "key": ex.key_name,
+                "client": ex.client_ip,
+                "stream": ex.stream,
+                "state": _state_of(ex),
+                "age_s": round(now - ex.started, 3),
+                "queue_s": round(ex.queue_s, 3),
+                "attempts": ex.attempts,
+                "reply_bytes": ex.reply_bytes,
+            }
+            for ex in list(self._live)
+        ]
+
+    def cancel(self, uid: str) -> bool:
+        """End one request: its client gets an error, or the last words of its stream. False when there is none of that id."""
+        found = next((pair for pair in self._live.items() if pair[0].uid == uid), None)
+        if found is None:
+            return False
+        ex, flow = found
+        error = Cancelled("the request was cancelled by an operator")
+        if any(gateway.queueing.cancel(ex, error) for gateway in self._gateways()):
+            return True
+        if ex.plan is not None and ex.plan.cancel is not None:
+            ex.plan.cancel(error)
+        elif flow.killable:
+            ex.failure = error
+            flow.kill()
+        return True
 
     # ---- ends
 
@@ -746,7 +799,7 @@ class Chain:
         gateway = self._gateway
         return {
             "in_flight": len(self._live),
-            "waiting": 0,
+            "waiting": sum(gateway.queueing.waiting for gateway in self._gateways()),
             "spool_bytes": gateway.capture.sink.spool_bytes if gateway and gateway.capture else 0,
             "capture_healthy": gateway.capture.sink.healthy if gateway and gateway.capture else None,
         }
@@ -788,6 +841,15 @@ class _Unseen:
     """A body that was sent without coming by here."""
 
     received = 0
+
+
+def _state_of(ex: Exchange) -> str:
+    """receiving → waiting → forwarded → replying"""
+    if ex.replied:
+        return "replying"
+    if ex.forwarded is not None:
+        return "forwarded"
+    return "receiving" if ex.received is None else "waiting"
 
 
 def gateway() -> Chain:

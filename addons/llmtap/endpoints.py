@@ -10,10 +10,12 @@ from mitmproxy import http
 
 from llmtap import __version__
 from llmtap.core import rollup
+from llmtap.core.errors import NotFound, error_body
 from llmtap.policy.backends import Backends
 
 Reply = tuple[int, str, bytes]
 JSON = "application/json"
+_MODEL = "/v1/models/"
 
 
 class Exposition(Protocol):
@@ -35,7 +37,6 @@ class Endpoints:
             "/health": self._health,
             "/internal/healthz": self._health,
             "/health/ready": self._ready,
-            "/v1/models": self._models,
         }
         self._slow: dict[str, Callable[[http.Request, Exposition], Awaitable[Reply]]] = {
             "/metrics": self._metrics,
@@ -47,15 +48,19 @@ class Endpoints:
 
     def knows(self, request: http.Request, path: str) -> bool:
         """Whether this request is for us."""
-        known = path in self._paths or (self._exposition is not None and path in self._slow)
+        known = self._quick(path) or (self._exposition is not None and path in self._slow)
         return known and request.method in ("GET", "HEAD")
 
     def answer(self, request: http.Request, path: str, models: frozenset[str] | None = None) -> http.Response | None:
         """Our own response for this request, or None when the path is not ours. `models`: those the client may see."""
-        if path not in self._paths or request.method not in ("GET", "HEAD"):
+        if request.method not in ("GET", "HEAD") or not self._quick(path):
             return None
-        if models is not None and path == "/v1/models":
-            status, content_type, body = _models_answer([m for m in self._backends.models() if m["id"] in models])
+        if path == "/v1/models":
+            status, content_type, body = _models_answer(self._models(models))
+        elif path.startswith(_MODEL):
+            status, content_type, body = _model_answer(self._models(models), path.removeprefix(_MODEL))
+        elif path == "/api/tags":
+            status, content_type, body = _tags_answer([t for t in self._backends.tags() if models is None or t["name"] in models])
         else:
             status, content_type, body = self._paths[path](request)
         return http.Response.make(status, body, {"content-type": content_type})
@@ -85,8 +90,15 @@ class Endpoints:
             orjson.dumps({"status": "ok" if ready else "no healthy backend", "backends": states}),
         )
 
-    def _models(self, request: http.Request) -> Reply:
-        return _models_answer(self._backends.models())
+    def _quick(self, path: str) -> bool:
+        """Whether `answer` has one for this path."""
+        if path in self._paths or path == "/v1/models" or path.startswith(_MODEL):
+            return True
+        return path == "/api/tags" and any(b.kind == "ollama" for b in self._backends)
+
+    def _models(self, visible: frozenset[str] | None) -> list[dict[str, object]]:
+        cards = self._backends.models()
+        return cards if visible is None else [card for card in cards if card["id"] in visible]
 
     async def _metrics(self, request: http.Request, exposition: Exposition) -> Reply:
         return 200, *await exposition.text(request.headers.get("accept", ""))
@@ -105,7 +117,10 @@ class Endpoints:
                 "url": b.url,
                 "state": b.state,
                 "reason": b.reason,
+                "kind": b.kind,
+                "draining": b.draining,
                 "in_flight": b.in_flight,
+                "max_concurrency": b.max_concurrency,
                 "models": list(b.fixed_models or b.models or ()),
             }
             for b in self._backends
@@ -120,6 +135,18 @@ class Endpoints:
             "models": rollup.plain(rollup.rows(snapshot)),
         }
         return 200, JSON, orjson.dumps(summary)
+
+
+def _model_answer(cards: list[dict[str, object]], name: str) -> Reply:
+    for card in cards:
+        if card["id"] == name:
+            return 200, JSON, orjson.dumps(card)
+    unknown = NotFound(f"The model `{name}` does not exist.", code="model_not_found", param="model")
+    return unknown.status, JSON, error_body(unknown, "openai")
+
+
+def _tags_answer(tags: list[dict[str, object]]) -> Reply:
+    return 200, JSON, orjson.dumps({"models": tags})
 
 
 def _models_answer(cards: list[dict[str, object]]) -> Reply:

@@ -16,12 +16,14 @@ from typing import Any, Literal, Protocol
 from mitmproxy import http
 
 from llmtap.core.endpoints import Endpoint
-from llmtap.core.errors import ApiError, Dialect, NoHealthyBackend, UpstreamFailed, UpstreamTimeout
+from llmtap.core.errors import ApiError, ClientLeft, Dialect, NoHealthyBackend, UpstreamFailed, UpstreamTimeout
 from llmtap.core.headers import Fields, by_name
 from llmtap.core.ids import new_ulid
 from llmtap.core.plan import Plan
 from llmtap.core.record import Outcome, Summary
+from llmtap.policy.backends import Backend
 from llmtap.policy.keys import Client
+from llmtap.policy.route import Route
 from llmtap.wire.realtime import Realtime
 from llmtap.wire.request import ParsedRequest
 
@@ -67,6 +69,7 @@ class Exchange:
     session_hint: str | None = None
     tags: list[str] | None = None
     metadata: dict[str, Any] | None = None
+    direct: tuple[int, str] | None = None  # the port and path of /proxy/<port>/<path>
     client: Client | None = None  # whose key it bore; None: none was demanded
     counted = False  # among the requests in flight of its key
     cors_origin: str | None = None  # the web page that may read the answer
@@ -86,6 +89,8 @@ class Exchange:
     parsed: ParsedRequest | None = None
     usage_injected = False
     # routing
+    route: Route | None = None
+    slot: Backend | None = None  # whose load counts this request
     plan: Plan | None = None
     backend: str | None = None
     forwarded: float | None = None
@@ -204,6 +209,8 @@ def outcome_of_status(status: int) -> Outcome:
 
 def outcome_of_refusal(error: ApiError) -> Outcome:
     """Ours to refuse is `rejected`, also when the reason is a bug of ours; backends that are away are an upstream error."""
+    if isinstance(error, ClientLeft):
+        return "client_abort"
     return (
         outcome_of_status(error.status) if isinstance(error, (NoHealthyBackend, UpstreamFailed, UpstreamTimeout)) else "rejected"
     )

@@ -6,7 +6,7 @@ import json
 
 from mitmproxy import http
 
-from llmtap.core.endpoints import OTHER, endpoint_of
+from llmtap.core.endpoints import OTHER, direct, endpoint_of
 from llmtap.core.errors import BadRequest, dialect_of
 from llmtap.core.headers import text
 from llmtap.exchange import Exchange
@@ -16,9 +16,12 @@ def open_exchange(flow: http.HTTPFlow, path: str | None) -> Exchange:
     """The exchange of a request whose canonical path is `path` (None: it has none, and will be refused)."""
     request = flow.request
     shown = path if path is not None else request.path.partition("?")[0][:200]
-    endpoint = endpoint_of(path) if path is not None else None
+    straight = direct(path) if path is not None else None
+    there = shown if straight is None else straight[1]
+    endpoint = endpoint_of(there) if path is not None else None
     peer = flow.client_conn.peername
-    ex = Exchange(request.method, shown, endpoint or OTHER, dialect_of(shown), peer[0] if peer else "")
+    ex = Exchange(request.method, shown, endpoint or OTHER, dialect_of(there), peer[0] if peer else "")
+    ex.direct = straight
     headers = ex.headers(request)
     ex.user_agent = text(headers.get(b"user-agent"))
     ex.session_hint = text(headers.get(b"x-session-id"))

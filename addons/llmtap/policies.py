@@ -6,7 +6,6 @@ told to it once it is in force.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, get_args
 
 from llmtap.auth import Auth
@@ -14,9 +13,9 @@ from llmtap.cache import Cache, CacheFill, Lookup
 from llmtap.core import config as c
 from llmtap.core.redis import SharedRedis
 from llmtap.cors import Cors
-from llmtap.exchange import Exchange
 from llmtap.limits import Limits
 from llmtap.metrics import GatewayMetrics
+from llmtap.policy.backends import Backends
 
 
 class Policies:
@@ -26,12 +25,11 @@ class Policies:
         self,
         config: c.Config,
         metrics: GatewayMetrics,
-        withdraw: Callable[[Exchange], None],
+        backends: Backends,
         before: Policies | None = None,
     ) -> None:
-        """`withdraw`: takes a request off the way to a backend."""
         self._config = config
-        self._withdraw = withdraw
+        self._backends = backends
         self._redis: dict[str, SharedRedis] = before._redis if before is not None else {}  # by URL
         self.cors = Cors(config.server.cors_origins) if config.server.cors_origins else None
         self.auth: Auth | None = None
@@ -52,7 +50,7 @@ class Policies:
                 self.cache = before.cache
             else:
                 lookups = {result: metrics.cache_lookups.labels(result) for result in get_args(Lookup)}
-                self.cache = Cache(cache, self._shared(cache.storage), lambda result: lookups[result].inc(), withdraw)
+                self.cache = Cache(cache, self._shared(cache.storage), lambda result: lookups[result].inc())
 
     @property
     def before_routing(self) -> list[Any]:
@@ -77,7 +75,7 @@ class Policies:
             self.limits.reload(self._config.rate_limit)
         if self.cache is not None:
             self.cache.reload(self._config.cache)
-            self.cache.withdraw = self._withdraw
+            self.cache.aliases = self._backends.aliases
 
     def stop(self) -> None:
         """The end of the process."""

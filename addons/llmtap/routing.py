@@ -1,89 +1,136 @@
-"""Which path, which size, which backend: the gate of every request, and the plan of where it goes.
+"""Which path, which size, which backends: the gate of every request.
 
-At the head: the path must be an inference route (or allowed by the configuration) in its one canonical spelling, the
-method must fit, a declared body must not be too large. With the body: the model decides among the healthy backends.
+At the head: the path must be an inference route (or allowed by the configuration) in its one canonical spelling, the method must
+fit, a declared body must not be too large. With the body: somebody has to serve its model. Who gets it of those is decided when
+it is sent (`queueing`).
+
+    /v1/chat/completions     any backend that serves the model
+    /api/chat                of these the Ollama ones; /tokenize and other routes that only vLLM has: the others
+    /proxy/8081/v1/...       the backend that listens there, or that port of this machine if routing.direct_ports names it
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from urllib.parse import quote
 
 from mitmproxy import http
 
 from llmtap.core.config import Config
-from llmtap.core.endpoints import OTHER
+from llmtap.core.endpoints import OTHER, TELLING, is_control
 from llmtap.core.errors import BadRequest, NotFound, TooLarge
-from llmtap.core.headers import changed
-from llmtap.core.plan import FailureReason, Plan, Target
 from llmtap.exchange import Exchange
+from llmtap.policy.affinity import Homes, prefix_key, session_key
 from llmtap.policy.backends import Backend, Backends
+from llmtap.policy.route import Route
+from llmtap.wire.form import boundary_of
+from llmtap.wire.form_rename import FormRename
 
-#: request headers that are ours: obeyed or recorded, never forwarded
-_OURS: dict[bytes, bytes | None] = dict.fromkeys(
-    (b"x-llmtap-tags", b"x-llmtap-metadata", b"x-llmtap-cache", b"x-llmtap-capture", b"x-session-id")
-)
-Failed = Callable[[str, FailureReason], None]
+_IDEMPOTENT = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE")
 Streams = Callable[[http.Request, Exchange], bool]
 
 
 class Routing:
-    """Policy: 404/405/413 before anything else is done, then `Exchange.plan`."""
+    """Policy: 404/405/413 before anything else is done, then `Exchange.route`."""
 
     name = "routing"
 
-    def __init__(self, config: Config, backends: Backends, failed: Failed, streams: Streams = lambda request, ex: False) -> None:
-        """`streams`: whether a request body is sent on as it comes."""
+    def __init__(
+        self,
+        config: Config,
+        backends: Backends,
+        streams: Streams = lambda request, ex: False,
+        before: Routing | None = None,
+    ) -> None:
+        """`streams`: whether a request body is sent on as it comes. `before`: of the configuration before this one."""
         self._streams = streams
         self._backends = backends
         self._allowed = frozenset(config.routing.allow_paths)
         self._max_body = config.server.max_body_mb * 1024 * 1024
-        self._failed = failed
-        self._timeouts = config.timeouts
-        self._retries = config.routing.retries
-        self._targets = {b.name: _target(b) for b in backends}
+        self._ports = frozenset(config.routing.direct_ports)
+        self._beyond = {port: Backend(f"port-{port}", "127.0.0.1", port, max_concurrency=1 << 30) for port in self._ports}
+        self._homes: Homes = before._homes if before is not None else Homes()
+
+    # ---- the head
 
     def on_requestheaders(self, flow: http.HTTPFlow, ex: Exchange) -> None:
-        if ex.endpoint is OTHER and ex.path not in self._allowed:
-            raise NotFound(f"{ex.method} {ex.path} is not an inference path; allow it with routing.allow_paths")
+        if ex.direct is not None:
+            self._check_direct(ex, *ex.direct)
+        elif ex.endpoint is OTHER:
+            if ex.path not in self._allowed:
+                raise NotFound(f"{ex.method} {ex.path} is not an inference path; allow it with routing.allow_paths")
+        elif ex.endpoint.kind == "ollama" and not any(b.kind == "ollama" for b in self._backends):
+            raise NotFound(f"{ex.path} is Ollama's, and there is no backend of kind ollama")
         if ex.method not in ex.endpoint.methods and ex.method != "OPTIONS":
             raise BadRequest(
                 f"{ex.method} is not allowed on {ex.path}; use {' or '.join(ex.endpoint.methods)}", code="method_not_allowed"
             )
         if not ex.endpoint.json_body and ex.lane and self._streams(flow.request, ex):
-            flow.request.stream = True  # it is never here as a whole: its size does not matter
+            # it is never here as a whole: its size does not matter
+            flow.request.stream = self._renaming(flow, ex) or True
             return
         declared = ex.headers(flow.request).get(b"content-length")
         if declared is not None and declared.isdigit() and int(declared) > self._max_body:
             raise self.too_large()
 
+    def _check_direct(self, ex: Exchange, port: int, path: str) -> None:
+        """Only ports that are open, and what may be asked there: of a backend what it may be asked anyway, of ports that the
+        configuration opens everything but control routes."""
+        if port not in self._ports and (self._ports or not any(b.port == port for b in self._backends)):
+            raise NotFound(f"port {port} is not open to /proxy; routing.direct_ports names those that are")
+        if path in self._allowed or ex.endpoint is not OTHER:
+            return
+        told = path in TELLING and ex.method in ("GET", "HEAD")
+        if not told and (port not in self._ports or is_control(path)):
+            raise NotFound(f"{ex.method} {path} is not an inference path; allow it with routing.allow_paths")
+
+    def _renaming(self, flow: http.HTTPFlow, ex: Exchange) -> FormRename | None:
+        """What changes the model's name in a form, where it may have to be."""
+        if not ex.endpoint.form or ex.direct is not None or not (self._backends.aliases or self._backends.fallbacks):
+            return None
+        boundary = boundary_of(flow.request.headers.get("content-type", ""))
+        return FormRename(boundary) if boundary is not None else None
+
     def too_large(self) -> TooLarge:
         return TooLarge(f"the request body is larger than server.max_body_mb ({self._max_body // 1048576} MiB)")
+
+    # ---- with the body
 
     def on_request(self, flow: http.HTTPFlow, ex: Exchange) -> None:
         if ex.body is not None and len(ex.body) > self._max_body:
             raise self.too_large()
-        model = ex.model
-        if model is None and ex.endpoint.name == "realtime":
-            model = flow.request.query.get("model")  # as OpenAI's clients say it
-        chosen = self._backends.choose(model)
-        t = self._timeouts
-        ex.plan = Plan(
-            candidates=[self._targets[b.name] for b in chosen],
-            retries=self._retries,
-            connect_s=t.connect_s,
-            first_byte_s=t.first_byte_s,
-            idle_s=t.idle_s,
-            total_s=t.total_s,
-            on_failure=self._target_failed,
-        )
-        self._take(ex, chosen[0].name)
-        self._prepare(flow, ex, ex.plan.candidates[0])
+        endpoint = ex.endpoint
+        session = ex.session_hint
+        idempotent = endpoint is not OTHER or ex.method in _IDEMPOTENT
+        if ex.direct is not None:
+            route = self._straight(flow, *ex.direct)
+            route.idempotent = idempotent
+        else:
+            model = ex.model
+            if model is None and endpoint.name == "realtime":
+                model = flow.request.query.get("model")  # as OpenAI's clients say it
+            route = Route(endpoint.kind if endpoint is not OTHER else "any", model, idempotent=idempotent)
+            if ex.parsed is not None:
+                if self._backends.by_prefix:
+                    route.key = prefix_key(endpoint.name, ex.parsed.obj)
+                if endpoint.name == "responses":
+                    earlier = ex.parsed.obj.get("previous_response_id")
+                    route.home = self._homes.of(earlier) if type(earlier) is str else None
+            elif endpoint.name == "responses_by_id":
+                route.home = self._homes.of(ex.path.split("/")[3])
+        if session:
+            route.session = session_key(session)
+        if route.only is None:
+            self._backends.ways(route.scope, route.model)  # 404 or 503 before anybody waits
+        ex.route = route
 
-    def on_responseheaders(self, flow: http.HTTPFlow, ex: Exchange) -> None:
-        served = ex.plan.served_by if ex.plan else None
-        if served is not None and served.backend != ex.backend:
-            self._release(ex)
-            self._take(ex, served.backend)
+    def _straight(self, flow: http.HTTPFlow, port: int, path: str) -> Route:
+        """The way to a port: the path without its prefix, in its canonical spelling, and the query as it came."""
+        query = flow.request.path.partition("?")
+        flow.request.path = quote(path, safe="/:@!$&'()*+,=~-._") + query[1] + query[2]
+        if any(b.port == port for b in self._backends):
+            return Route(port, None)
+        return Route(port, None, only=self._beyond[port])
 
     def withdraw(self, ex: Exchange) -> None:
         """It needs no backend any more."""
@@ -91,51 +138,7 @@ class Routing:
         ex.plan = ex.backend = None
 
     def on_finish(self, flow: http.HTTPFlow, ex: Exchange) -> None:
-        self._release(ex)
-
-    def _target_failed(self, target: Target, reason: FailureReason) -> None:
-        self._failed(target.backend, reason)
-
-    def _take(self, ex: Exchange, backend: str) -> None:
-        ex.backend = backend
-        self._backends[backend].in_flight += 1
-
-    def _release(self, ex: Exchange) -> None:
-        if ex.backend is not None and ex.plan is not None:
-            self._backends[ex.backend].in_flight -= 1
-
-    def _prepare(self, flow: http.HTTPFlow, ex: Exchange, target: Target) -> None:
-        data = flow.request.data
-        headers = ex.headers(flow.request)
-        # what comes back must be readable by the decoders
-        changes = _OURS | {b"accept-encoding": b"identity", b"x-request-id": ex.client_request_id.encode("ascii")}
-        if target.headers:
-            # the backend has a key of its own: the client's is none of its business
-            changes[b"authorization"] = changes[b"x-api-key"] = None
-        elif b"authorization" not in headers and (key := headers.get(b"x-api-key")):
-            changes[b"authorization"] = b"Bearer " + key  # vLLM reads no other form
-        if not ex.lane:
-            # the lane puts address, Host and the backend's key on the wire, for whichever backend it tries
-            changes |= target.headers
-            changes[b"host"] = target.host_header
-            data.host, data.port, data.scheme = target.host, target.port, b"https" if target.tls else b"http"
-        data.headers.fields = changed(data.headers.fields, changes)
-
-
-def _target(backend: Backend) -> Target:
-    if backend.uds is not None:
-        host, header = "localhost", b"localhost"  # what the backend sees; nobody is asked for an address
-    else:
-        host = backend.host
-        header = f"{f'[{host}]' if ':' in host else host}:{backend.port}".encode()
-    headers = ((b"authorization", f"Bearer {backend.api_key}".encode()),) if backend.api_key else ()
-    return Target(
-        backend=backend.name,
-        host=host,
-        port=backend.port,
-        tls=backend.tls,
-        uds=backend.uds,
-        host_header=header,
-        drain=backend.drain,
-        headers=headers,
-    )
+        if ex.endpoint.name == "responses" and ex.backend is not None and ex.summary is not None:
+            response_id = ex.summary.response_id
+            if response_id is not None:
+                self._homes.note(response_id, ex.backend)

@@ -112,6 +112,8 @@ def needs_restart(old: Config, new: Config) -> Iterator[str]:
         "server.workers": old.server.workers != new.server.workers,
         "server.web": old.server.web != new.server.web,
         "metrics.max_model_len": old.metrics.max_model_len != new.metrics.max_model_len,
+        "metrics.vllm_names": old.metrics.vllm_names != new.metrics.vllm_names,
+        "metrics.engine_label": old.metrics.engine_label != new.metrics.engine_label,
         "datasette": old.datasette != new.datasette,
     }.items():
         if differs:

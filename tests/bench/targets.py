@@ -143,7 +143,7 @@ def config(folder: Path, backend: int, port: int) -> Path:
     path = folder / "llmtap.yaml"
     path.write_text(
         f"""server: {{host: 127.0.0.1, port: {port}}}
-backends: [{{name: fake, url: "http://127.0.0.1:{backend}"}}]
+backends: [{{name: fake, url: "http://127.0.0.1:{backend}", max_concurrency: 100000}}]
 capture: {{dir: {folder / "data"}}}
 logging: {{request_log: false}}
 """

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +26,9 @@ from support.sim import SimHandle, running_sim
 from support.wait import eventually
 
 pytestmark = pytest.mark.integration
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+LLMTAP = (sys.executable, "-m", "llmtap_launcher")
 MODEL = "sim-small"
 NAMES = {"metrics": {"vllm_names": True, "max_model_len": 32768}}
 
@@ -40,6 +50,11 @@ def gateway(request: Any, sims: tuple[SimHandle, SimHandle], tmp_path_factory: p
     with running_gateway(tmp_path_factory.mktemp("gateway"), config, mode=mode) as running:
         wait_up(running)
         yield running
+
+
+def environment() -> dict[str, str]:
+    path = os.pathsep.join([str(ROOT / "addons"), str(ROOT / "launcher"), os.environ.get("PYTHONPATH", "")])
+    return {k: v for k, v in os.environ.items() if not k.startswith("LLMTAP_")} | {"PYTHONPATH": path}
 
 
 def samples(url: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -158,6 +173,49 @@ def test_the_numbers_agree_with_what_a_client_sees(gateway: Gateway) -> None:
         )
         assert told <= seen + 0.002
         assert seen - told < 0.05 + 0.02 * seen, name
+
+
+@pytest.mark.parametrize("command", re.findall(r"\$ llmtap (.*)", PAGE))
+def test_the_commands_of_the_page(gateway: Gateway, command: str) -> None:
+    words = [word.replace("http://127.0.0.1:8000", gateway.url) for word in command.split()]
+    done = subprocess.run([*LLMTAP, *words], capture_output=True, text=True, timeout=60, env=environment())
+    assert done.returncode == 0, done.stderr
+    assert ("TTFT p50" if words[0] == "top" else "llmtap_time_to_first_token_seconds") in done.stdout
+    assert MODEL in done.stdout
+
+
+def test_top_on_a_terminal(gateway: Gateway) -> None:
+    """It redraws until Ctrl-C, which is no failure."""
+    ours, theirs = pty.openpty()
+    argv = [*LLMTAP, "top", gateway.url, "--interval", "0.1"]
+    env = environment() | {"TERM": "xterm", "COLUMNS": "160", "LINES": "40"}
+    process = subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs, env=env)
+    os.close(theirs)
+    os.set_blocking(ours, False)
+    screen = b""
+
+    def drawn() -> bool:
+        nonlocal screen
+        with contextlib.suppress(BlockingIOError):
+            screen += os.read(ours, 1 << 16)
+        return screen.count(b"TTFT p50") >= 3
+
+    try:
+        eventually(drawn, "not drawn", timeout_s=30)
+        assert MODEL.encode() in screen and b"Traceback" not in screen
+        process.send_signal(signal.SIGINT)
+
+        def ended() -> bool:
+            with contextlib.suppress(OSError):  # the other end closes with the process
+                os.read(ours, 1 << 16)
+            return process.poll() is not None
+
+        eventually(ended, "still there")
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
 
 
 def test_the_backends_page(sims: tuple[SimHandle, SimHandle], tmp_path: Path) -> None:

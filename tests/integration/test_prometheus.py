@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -23,6 +24,7 @@ from support.wait import eventually
 pytestmark = pytest.mark.integration
 MODEL = "sim-small"
 ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
 DASHBOARD = json.loads((ROOT / "docs" / "grafana" / "llmtap.json").read_text())
 QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
 #: the metrics of vLLM's own Grafana dashboard (examples/observability/prometheus_grafana, November 2026): a quantile and a
@@ -105,13 +107,10 @@ def load(gateway: Gateway, sim: Any, stop: threading.Event) -> None:
 @pytest.fixture(scope="module")
 def prometheus(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     folder = tmp_path_factory.mktemp("prometheus")
-    target = [{"targets": [f"127.0.0.1:{gateway.port}"]}]
-    jobs = [
-        {"job_name": "llmtap", "static_configs": target},
-        {"job_name": "engines", "metrics_path": "/metrics/backends", "static_configs": target},
-    ]
+    (shown,) = re.findall(r"```yaml\n(scrape_configs:.*?)```", PAGE, re.DOTALL)
+    config = yaml.safe_load(shown.replace(":8000", f":{gateway.port}"))
     every = {"scrape_interval": "1s", "scrape_timeout": "1s"}
-    (folder / "prometheus.yml").write_text(yaml.safe_dump({"global": every, "scrape_configs": jobs}))
+    (folder / "prometheus.yml").write_text(yaml.safe_dump({"global": every, **config}))
     port = free_port()
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(

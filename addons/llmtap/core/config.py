@@ -156,13 +156,14 @@ class Routing(t.Section):
         default={}, description="Names clients may use for a model: {client name: served name}."
     )
     fallbacks: dict[t.Text, tuple[t.Text, ...]] = Field(
-        default={}, description="Models to try when none serves the first: {model: [model, ...]}."
+        default={}, description="Models to try when nobody serves the first, or all who do fail: {model: [model, ...]}."
     )
     retries: t.Retries = Field(
         default=2, description="Further backends tried when one fails, before the first byte of the reply only."
     )
     direct_ports: tuple[t.OpenPort, ...] = Field(
-        default=(), description="Ports open to /proxy/<port>/...; empty: the backends' own."
+        default=(),
+        description="Ports open to /proxy/<port>/...; empty: the backends' own, and there only what is open anyway.",
     )
     allow_paths: tuple[t.Route, ...] = Field(
         default=(), description="Paths forwarded beyond the built-in list of inference paths."
@@ -421,6 +422,12 @@ class Config(t.Section):
             raise _wrong("is the gateway's own port; choose another", "datasette", "port")
         if server.compat_port is not None and server.compat_port == server.port:
             raise _wrong("is server.port already; choose another or remove it", "server", "compat_port")
+        for index, port in enumerate(self.routing.direct_ports):
+            if port in (server.port, server.compat_port):
+                raise _wrong("is the gateway's own port; remove it", "routing", "direct_ports", index)
+        for model, others in self.routing.fallbacks.items():
+            if model in others:
+                raise _wrong("names the model itself; remove it there", "routing", "fallbacks", model)
         return self
 
     @property

@@ -32,13 +32,6 @@ ONLY_THE_DEFAULT: Works = ()
 #: dotted key (or whole section; `*` is any item of a list) -> what of it already works
 NOT_YET: dict[str, Works] = {
     "server.workers": ONLY_THE_DEFAULT,
-    "backends.*.kind": ONLY_THE_DEFAULT,
-    "backends.*.max_concurrency": ONLY_THE_DEFAULT,
-    "routing.policy": ("round_robin",),
-    "routing.aliases": ONLY_THE_DEFAULT,
-    "routing.fallbacks": ONLY_THE_DEFAULT,
-    "routing.direct_ports": ONLY_THE_DEFAULT,
-    "queue": ONLY_THE_DEFAULT,
     "auth.keys.*.budget_usd": ONLY_THE_DEFAULT,
     "auth.keys.*.budget_period": ONLY_THE_DEFAULT,
     "single_flight": ONLY_THE_DEFAULT,

@@ -14,11 +14,13 @@ from typing import Literal
 from urllib.parse import unquote_to_bytes
 
 Family = Literal["openai", "anthropic", "ollama"]
+Serves = Literal["any", "openai", "ollama"]
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One inference route. `generates`: its reply is model output with prompt and completion tokens."""
+    """One inference route. `generates`: its reply is model output with prompt and completion tokens. `kind`: which backends
+    have it."""
 
     name: str
     methods: tuple[str, ...] = ("POST",)
@@ -26,17 +28,18 @@ class Endpoint:
     generates: bool = False
     json_body: bool = True  # False: multipart or none
     form: bool = False  # multipart/form-data, the model one of its fields
+    kind: Serves = "openai"
 
 
 _E = Endpoint
 ENDPOINTS: dict[str, Endpoint] = {
-    "/v1/chat/completions": _E("chat", generates=True),
+    "/v1/chat/completions": _E("chat", generates=True, kind="any"),
     "/v1/chat/completions/batch": _E("chat_batch"),
-    "/v1/completions": _E("completions", generates=True),
-    "/v1/responses": _E("responses", generates=True),
-    "/v1/messages": _E("messages", family="anthropic", generates=True),
+    "/v1/completions": _E("completions", generates=True, kind="any"),
+    "/v1/responses": _E("responses", generates=True, kind="any"),
+    "/v1/messages": _E("messages", family="anthropic", generates=True, kind="any"),
     "/v1/messages/count_tokens": _E("count_tokens", family="anthropic"),
-    "/v1/embeddings": _E("embeddings"),
+    "/v1/embeddings": _E("embeddings", kind="any"),
     "/v2/embed": _E("embeddings"),
     "/pooling": _E("pooling"),
     "/classify": _E("classify"),
@@ -51,29 +54,57 @@ ENDPOINTS: dict[str, Endpoint] = {
     "/detokenize": _E("detokenize"),
     "/tokenizer_info": _E("tokenizer_info", methods=("GET",), json_body=False),
     "/v1/realtime": _E("realtime", methods=("GET",), json_body=False),  # a websocket
-    "/v1/models": _E("models", methods=("GET",), json_body=False),
+    "/v1/models": _E("models", methods=("GET",), json_body=False, kind="any"),
     "/version": _E("version", methods=("GET",), json_body=False),
-    "/api/chat": _E("ollama_chat", family="ollama", generates=True),
-    "/api/generate": _E("ollama_generate", family="ollama", generates=True),
-    "/api/embed": _E("ollama_embed", family="ollama"),
-    "/api/embeddings": _E("ollama_embeddings", family="ollama"),
-    "/api/show": _E("ollama_show", family="ollama"),
-    "/api/tags": _E("ollama_tags", methods=("GET",), family="ollama", json_body=False),
-    "/api/ps": _E("ollama_ps", methods=("GET",), family="ollama", json_body=False),
-    "/api/version": _E("ollama_version", methods=("GET",), family="ollama", json_body=False),
+    "/api/chat": _E("ollama_chat", family="ollama", generates=True, kind="ollama"),
+    "/api/generate": _E("ollama_generate", family="ollama", generates=True, kind="ollama"),
+    "/api/embed": _E("ollama_embed", family="ollama", kind="ollama"),
+    "/api/embeddings": _E("ollama_embeddings", family="ollama", kind="ollama"),
+    "/api/show": _E("ollama_show", family="ollama", kind="ollama"),
+    "/api/tags": _E("ollama_tags", ("GET",), "ollama", json_body=False, kind="ollama"),
+    "/api/ps": _E("ollama_ps", ("GET",), "ollama", json_body=False, kind="ollama"),
+    "/api/version": _E("ollama_version", ("GET",), "ollama", json_body=False, kind="ollama"),
 }
 
 #: `GET /v1/responses/{id}`, `POST /v1/responses/{id}/cancel`, `GET /v1/models/{name}` (names may contain slashes)
 _PATTERNS: tuple[tuple[re.Pattern[str], Endpoint], ...] = (
     (
         re.compile(r"/v1/responses/[A-Za-z0-9_.-]+(/cancel)?"),
-        _E("responses_by_id", methods=("GET", "POST"), json_body=False),
+        _E("responses_by_id", methods=("GET", "POST"), json_body=False, kind="any"),
     ),
-    (re.compile(r"/v1/models/[A-Za-z0-9_.:@-]+(/[A-Za-z0-9_.:@-]+)*"), _E("models", methods=("GET",), json_body=False)),
+    (
+        re.compile(r"/v1/models/[A-Za-z0-9_.:@-]+(/[A-Za-z0-9_.:@-]+)*"),
+        _E("models", methods=("GET",), json_body=False, kind="any"),
+    ),
 )
 
 OTHER = _E("other", methods=("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"), json_body=False)
+#: what may be asked of a server directly (`/proxy/<port>/...`), beside inference: it tells and changes nothing
+TELLING: frozenset[str] = frozenset({"/health", "/ping", "/load", "/metrics"})
 NAMES: frozenset[str] = frozenset(e.name for e in ENDPOINTS.values()) | {e.name for _, e in _PATTERNS} | {OTHER.name}
+
+#: paths that change a server or show its inside: vLLM's (0.32 and 0.33, with every flag) and Ollama's model management
+_CONTROL = re.compile(
+    r"(/v\d+)?/("
+    r"(un)?load_lora_adapter|sleep|wake_up|is_sleeping|release_kv_cache_memory|server_info|reset_\w+_cache|collective_rpc|pause|resume"
+    r"|is_paused|abort_requests|\w*weight\w*|get_world_size|\w+_profile|fault_tolerance|(is_)?scal\w+_elastic_ep|inference|invocations"
+    r"|api/(pull|push|create|copy|delete|blobs)|docs|redoc|openapi\.json"
+    r")(/.*)?"
+)
+_DIRECT = re.compile(r"/proxy/([1-9][0-9]{0,4})(/.*)")
+
+
+def is_control(path: str) -> bool:
+    """Whether a canonical path is one of a server's control routes, in any case and with or without a slash at its end."""
+    return _CONTROL.fullmatch(path.lower().rstrip("/")) is not None
+
+
+def direct(path: str) -> tuple[int, str] | None:
+    """The port and the rest of a canonical `/proxy/<port>/<rest>`, else None."""
+    found = _DIRECT.fullmatch(path) if path.startswith("/proxy/") else None
+    if found is None or int(found[1]) > 65535:
+        return None
+    return int(found[1]), found[2]
 
 
 def canonical_path(target: str) -> str | None:

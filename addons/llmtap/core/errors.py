@@ -13,6 +13,9 @@
         ├── TooMany                 429 rate_limit_exceeded | queue_full | budget_exceeded
         ├── UpstreamFailed          502 upstream_error
         ├── NoHealthyBackend        503 no_healthy_backend
+        ├── QueueTimeout            503 queue_timeout
+        ├── Cancelled               503 cancelled (by an operator)
+        ├── ClientLeft              499 client_left (nobody is answered; logs and metrics)
         ├── UpstreamTimeout         504 upstream_timeout
         └── InternalError           500 internal_error (an exception of ours: fail closed)
 
@@ -104,6 +107,19 @@ class UpstreamFailed(ApiError):
 class NoHealthyBackend(ApiError):
     status, type, default_code = 503, "service_unavailable_error", "no_healthy_backend"
     retry_after_s = 5
+
+
+class QueueTimeout(ApiError):
+    status, type, default_code = 503, "service_unavailable_error", "queue_timeout"
+    retry_after_s = 5
+
+
+class Cancelled(ApiError):
+    status, type, default_code = 503, "cancelled", "cancelled"
+
+
+class ClientLeft(ApiError):
+    status, type, default_code = 499, "client_left", "client_left"
 
 
 class UpstreamTimeout(ApiError):

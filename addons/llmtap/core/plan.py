@@ -18,7 +18,8 @@ FailureReason = Literal["refused", "reset", "closed", "connect_timeout", "first_
 @dataclass(frozen=True, slots=True)
 class Target:
     """Where a request may go: one backend. `headers` replace same-named request headers on the wire only (the backend's
-    own key: it never becomes part of the flow). `host_header` is what the backend sees as Host."""
+    own key: it never becomes part of the flow). `host_header` is what the backend sees as Host. `body` replaces the request's
+    body, where this backend knows the model under another name."""
 
     backend: str
     host: str
@@ -28,6 +29,7 @@ class Target:
     host_header: bytes = b""
     drain: bool = False  # as `Plan.on_client_disconnect`, for this backend
     headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
+    body: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(slots=True)
@@ -36,6 +38,8 @@ class Plan:
 
     candidates: list[Target]  # in the order to try
     retries: int = 2  # further attempts after the first, before the first body byte only
+    more: Callable[[FailureReason], Target | None] | None = field(default=None, repr=False)  # asked when all candidates failed
+    idempotent: bool = True  # False: not even over a connection that might be stale
     connect_s: float = 5.0
     first_byte_s: float = 600.0
     idle_s: float = 600.0
@@ -50,3 +54,4 @@ class Plan:
     left_at: float | None = None  # monotonic clock when the client had gone
     sent_at: float | None = None  # clock of the event loop when the request had been handed to the backend
     on_failure: Callable[[Target, FailureReason], None] | None = field(default=None, repr=False)
+    cancel: Callable[[Exception], None] | None = field(default=None, repr=False)  # while a backend works: end it with this

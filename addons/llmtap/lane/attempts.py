@@ -71,9 +71,12 @@ class Attempts:
     async def obtain(self, flow: http.HTTPFlow) -> Upstream:
         """The connection whose response's head has come and will be used. Raises ApiError when all candidates failed."""
         plan = self.plan
-        candidates = plan.candidates[: plan.retries + 1]
+        plan.cancel = self.fail
         failed: Failure | None = None
-        for at, target in enumerate(candidates):
+        at = 0
+        target = self._candidate(at, "refused")
+        while target is not None:
+            at += 1
             plan.attempts += 1
             plan.served_by = target
             try:
@@ -85,10 +88,12 @@ class Attempts:
                     raise ClientGone from None
                 if not self.may_retry:
                     break
+                target = self._candidate(at, failure.reason)
                 continue
             if upstream.reply.status in _RETRIED:
                 self._note("status")
-                if at + 1 < len(candidates) and self.may_retry and not self._abandoned:
+                target = None if self._abandoned or not self.may_retry else self._candidate(at, "status")
+                if target is not None:
                     self.release()
                     continue
             return upstream
@@ -97,12 +102,27 @@ class Attempts:
             raise NoHealthyBackend("no healthy backend for this request")
         raise _api_error(failed)
 
+    def _candidate(self, at: int, reason: FailureReason) -> Target | None:
+        """The target of the attempt number `at` (from 0), None when that many are not allowed or nobody is left."""
+        plan = self.plan
+        if at > plan.retries:
+            return None
+        if at < len(plan.candidates):
+            return plan.candidates[at]
+        if not at or plan.more is None:
+            return None
+        try:
+            return plan.more(reason)
+        except Exception as error:
+            log.error("more failed", exc_info=(type(error), error, error.__traceback__))
+            return None
+
     async def _attempt(self, flow: http.HTTPFlow, target: Target) -> Upstream:
         """One candidate: over a pooled connection, and if that turns out to be stale over a new one. Raises Failure."""
         data = flow.request.data
         data.host, data.port, data.scheme = target.host, target.port, b"https" if target.tls else b"http"
         head, body = self._request_bytes(data, target)
-        upstream = self._lane.pool.take(target)
+        upstream = self._lane.pool.take(target) if self.plan.idempotent else None
         stale_possible = upstream is not None
         while True:
             if upstream is None:
@@ -113,7 +133,7 @@ class Attempts:
             self.watch.phase("first_byte", self.plan.first_byte_s)
             self.plan.sent_at = self.watch.touched
             try:
-                await upstream.head()
+                await upstream.head(first=self.plan.more is not None)
             except Failure as failure:
                 self._upstream = None
                 if not stale_possible or upstream.answered or failure.reason not in ("reset", "closed"):
@@ -140,7 +160,7 @@ class Attempts:
     def _request_bytes(self, data: http.RequestData, target: Target) -> tuple[bytes, bytes]:
         if data.path is not self._inbound.target and not is_target(data.path):
             raise InternalError("internal error; the request's path was made unusable")
-        body = data.content or b""
+        body = (data.content if target.body is None else target.body) or b""
         chunked = data.trailers is not None
         upgrade = self._inbound.upgrade
         try:
@@ -239,6 +259,7 @@ class Attempts:
         """The exchange is over."""
         self.release()
         self._taken = None
+        self.plan.cancel = None
         self.watch.stop()
         del self.watch  # it knows this object: a cycle would leave every flow to the garbage collector
 

@@ -9,22 +9,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, cast
 
 from mitmproxy import http
 from mitmproxy.flow import Error
 from mitmproxy.websocket import WebSocketData, WebSocketMessage
 
-from llmtap.core.errors import ApiError, InternalError, TooLarge, UpstreamFailed
+from llmtap.core.errors import ApiError, InternalError, UpstreamFailed
 from llmtap.core.plan import Plan
 from llmtap.lane import mitm
+from llmtap.lane.arrival import Arrival
 from llmtap.lane.attempts import Attempts, default_plan
-from llmtap.lane.body import BodyWriter, Framing
+from llmtap.lane.body import Framing
 from llmtap.lane.head import wants_close
 from llmtap.lane.inbound import Inbound
+from llmtap.lane.pieces import TOO_LARGE, Collected, Pieces
 from llmtap.lane.refusals import ClientGone, Killed, Stopping, forget
-from llmtap.lane.timing import Watch
 from llmtap.lane.tunnel import Tunnel
 from llmtap.lane.upload import Upload, UploadAttempts
 from llmtap.lane.upstream import Failure, Upstream
@@ -34,10 +35,6 @@ if TYPE_CHECKING:
     from llmtap.lane.client import ClientConnection
 
 log = logging.getLogger("llmtap.lane")
-#: of a streamed body; a larger one is not stored at all
-_STORED_BYTES = 16 << 20
-_TOO_LARGE = "the backend's response is too large to be buffered"
-Transform = Callable[[bytes], Iterable[bytes] | bytes]
 
 
 class Relay:
@@ -47,15 +44,8 @@ class Relay:
     _attempts: Attempts | None = None
     _tunnel: Tunnel | None = None
     _upload: Upload | None = None  # a body that is not waited for
-    _writer: BodyWriter | None = None  # of a response whose head has been written before its end is known
-    _transform: Transform | None = None
-    _watch: Watch | None = None
-    _waiter: asyncio.Future[None] | None = None  # for the request's body
+    _pieces: Pieces | None = None  # a response whose head is written before its end is known
     _cancellable: asyncio.Task[None] | None = None  # set while a leaving client may cancel the task
-    _collected: list[bytes]
-    _collected_size = 0
-    _stored: list[bytes] | None = None  # what was streamed, where it is to be looked at afterwards
-    _stored_size = 0
     _gone = False
     _ended = False  # `response` or `error` has fired
 
@@ -65,6 +55,7 @@ class Relay:
         self._fire = client.lane.fire_flow
         self._inbound = inbound
         self._out = ResponseWriter(client, inbound)
+        self._arrival = Arrival(client, inbound)
         self._flow = self._open_flow()
 
     def _open_flow(self) -> http.HTTPFlow:
@@ -99,9 +90,10 @@ class Relay:
             if self._upload is not None:
                 self._upload.stop()
             if self._out.keep and not self._inbound.complete:
-                await self._swallow_rest()
+                self._out.keep = not self._gone and await self._arrival.swallow()
         finally:
             flow.live = False
+            self._pieces = None  # it knows this object: a cycle would leave every stream to the garbage collector
             if self._attempts is not None:
                 self._attempts.close()
             self._client.finished(self._out.keep and self._inbound.complete, not self._inbound.complete)
@@ -130,7 +122,7 @@ class Relay:
         if flow.response is None:
             if flow.request.stream and await self._streamed(flow):
                 return
-            await self._read_body(flow)
+            await self._arrival.read(flow)
             if (waiting := self._fire("request", flow)) is not None:
                 await waiting
             self._check(flow)
@@ -157,7 +149,7 @@ class Relay:
         if inbound.complete and not callable(flow.request.stream):
             return False
         if inbound.lost:
-            raise self._too_large()
+            raise self._arrival.too_large()
         upload = self._upload = Upload(self._client, inbound, flow, self._fail_upstream)
         if (waiting := self._lane.uploading(flow, upload)) is not None:
             await waiting
@@ -170,49 +162,6 @@ class Relay:
             await self._answer(flow)
         return True
 
-    def _too_large(self) -> TooLarge:
-        return TooLarge(f"the request body is larger than {self._lane.limits.max_body_bytes} bytes")
-
-    async def _read_body(self, flow: http.HTTPFlow) -> None:
-        inbound = self._inbound
-        if not inbound.complete and not inbound.overflow and inbound.refusal is None:
-            if inbound.continue_expected:
-                self._client.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            await self._arrival()
-        if inbound.refusal is not None:
-            raise inbound.refusal
-        if inbound.overflow:
-            raise self._too_large()
-        data = flow.request.data
-        data.content = inbound.body()
-        data.timestamp_end = time.time()
-        if inbound.trailers:
-            data.trailers = mitm.headers(tuple(inbound.trailers))
-
-    async def _arrival(self) -> None:
-        """Until the request is complete, too large, refused, or its client is gone."""
-        self._waiter = self._lane.loop.create_future()
-        self._inbound.changed = self._arrived
-        self._client.expect_body(self._inbound)
-        try:
-            await self._waiter
-        finally:
-            self._waiter = self._inbound.changed = None
-
-    def _arrived(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def _swallow_rest(self) -> None:
-        """A small rest of a refused body: read and dropped, and the connection stays usable."""
-        self._inbound.overflow = self._inbound.lost = True
-        self._inbound.parts.clear()
-        if self._inbound.refusal is None and not self._gone:
-            try:
-                await self._arrival()
-            except ClientGone:
-                self._out.keep = False
-
     # ---- a backend's response
 
     async def _forward(self, flow: http.HTTPFlow) -> None:
@@ -223,7 +172,7 @@ class Relay:
             attempts = self._attempts = Attempts(self._client, self._inbound, plan)
         else:
             attempts = self._attempts = UploadAttempts(self._client, self._inbound, plan, self._upload)
-        watch = self._watch = attempts.watch
+        watch = attempts.watch
         upstream = await attempts.obtain(flow)
         reply = upstream.reply
         if reply.switched:
@@ -246,27 +195,22 @@ class Relay:
 
     async def _stream(self, flow: http.HTTPFlow, attempts: Attempts, upstream: Upstream) -> None:
         response = cast(http.Response, flow.response)
-        self._transform = response.stream if callable(response.stream) else None
-        if self._lane.stores_bodies:
-            self._stored = []
+        lane = self._lane
+        pieces = self._pieces = Pieces(flow, attempts.watch, lane.loop.time, self._fail_upstream, stores=lane.stores_bodies)
+        pieces.mute = self._gone
         first = upstream.reply.take()
         if first:
-            first = self._transformed(first)
-            if self._stored is not None:
-                self._store(first)
+            first = pieces.changed(first)
         if not self._gone:
-            self._writer = self._out.begin(response, first)
-        upstream.sink = self._piece
+            pieces.writer = self._out.begin(response, first)
+        upstream.sink = pieces
         if self._client.write_paused and not self._gone:
             upstream.pause()
         try:
             await upstream.end()
         except Failure as failure:
             raise attempts.failed(failure) from None
-        tail = self._transformed(b"") if self._transform is not None else b""
-        if self._stored is not None:
-            self._store(tail)
-            self._show()
+        tail = pieces.tail()
         response.data.timestamp_end = time.time()
         trailers = upstream.reply.trailers
         if trailers:
@@ -277,49 +221,8 @@ class Relay:
         if (waiting := self._fire("response", flow)) is not None:
             await waiting
         self._check(flow)
-        if self._writer is not None:
-            self._out.finish(self._writer, tail, response.data.trailers)
-
-    def _piece(self, data: bytes) -> None:
-        """A piece of a streamed response, inside the backend's data_received."""
-        if self._watch is not None:
-            self._watch.touched = self._lane.loop.time()
-        try:
-            if self._transform is not None:
-                out = self._transform(data)
-                data = out if type(out) is bytes else b"".join(cast(Iterable[bytes], out))
-            if self._stored is not None:
-                self._store(data)
-            if data and not self._gone and self._writer is not None:
-                self._writer.write(data)
-        except Exception as error:
-            log.error("stream callable failed", exc_info=(type(error), error, error.__traceback__))
-            self._fail_upstream(InternalError("internal error; the response cannot be shown"))
-        if self._flow.error is not None:  # killed while it streams
-            self._fail_upstream(Killed())
-
-    def _transformed(self, data: bytes) -> bytes:
-        """Through the addon's callable, which may give bytes or pieces."""
-        if self._transform is None:
-            return data
-        out = self._transform(data)
-        return out if type(out) is bytes else b"".join(cast(Iterable[bytes], out))
-
-    def _store(self, data: bytes) -> None:
-        if self._stored is not None and data:
-            self._stored_size += len(data)
-            self._stored.append(data)
-            if self._stored_size > _STORED_BYTES:
-                self._stored = None
-                if self._flow.response is not None:
-                    self._flow.response.data.content = None
-
-    def _show(self) -> None:
-        """What was streamed so far becomes the content of the response (which has none without this)."""
-        if self._stored and self._flow.response is not None:
-            content = b"".join(self._stored)
-            self._stored = [content]
-            self._flow.response.data.content = content
+        if pieces.writer is not None:
+            self._out.finish(pieces.writer, tail, response.data.trailers)
 
     def tick(self) -> None:
         """Looked over with its connection: nobody tells of a kill, and what streams may be watched."""
@@ -327,26 +230,27 @@ class Relay:
             if self._upload is not None:
                 self._upload.fail(Killed())
             self._fail_upstream(Killed())
-            if self._waiter is not None and not self._waiter.done():
-                self._waiter.set_exception(Killed())
+            self._arrival.fail(Killed())
         elif self._flow.error is not None and self._tunnel is not None:
             self._tunnel.fail(Killed())
-        elif self._stored is not None and len(self._stored) > 1:
-            self._show()
+        elif self._pieces is not None and self._pieces.unseen:
+            self._pieces.show()
 
     async def _buffer(self, flow: http.HTTPFlow, attempts: Attempts, upstream: Upstream) -> None:
         content = upstream.reply.take()
+        most = self._lane.limits.max_reply_bytes
         if not upstream.reply.complete:
-            self._collected = [content] if content else []
-            self._collected_size = len(content)
-            upstream.sink = self._collect
+            collected = Collected(flow, attempts.watch, self._lane.loop.time, self._fail_upstream, most)
+            if content:
+                collected(content)
+            upstream.sink = collected
             try:
                 await upstream.end()
             except Failure as failure:
                 raise attempts.failed(failure) from None
-            content = b"".join(self._collected)
-        elif len(content) > self._lane.limits.max_reply_bytes:
-            raise UpstreamFailed(_TOO_LARGE)
+            content = collected.content()
+        elif len(content) > most:
+            raise UpstreamFailed(TOO_LARGE)
         response = cast(http.Response, flow.response)
         response.data.content = content
         response.data.timestamp_end = time.time()
@@ -359,18 +263,6 @@ class Relay:
             await waiting
         self._check(flow)
         self._out.send_whole(cast(http.Response, flow.response))
-
-    def _collect(self, data: bytes) -> None:
-        """A piece of a response that is kept until it is whole."""
-        if self._watch is not None:
-            self._watch.touched = self._lane.loop.time()
-        self._collected.append(data)
-        self._collected_size += len(data)
-        if self._collected_size > self._lane.limits.max_reply_bytes:
-            self._collected.clear()
-            self._fail_upstream(UpstreamFailed(_TOO_LARGE))
-        elif self._flow.error is not None:
-            self._fail_upstream(Killed())
 
     # ---- a websocket
 
@@ -446,13 +338,13 @@ class Relay:
         self._out.send_whole(cast(http.Response, flow.response))
 
     async def _generate(self, flow: http.HTTPFlow, response: http.Response, pieces: AsyncIterator[bytes]) -> None:
-        self._transform = response.stream if callable(response.stream) else None
-        self._writer = self._out.begin(response, b"")
+        passing = self._pieces = Pieces(flow, None, self._lane.loop.time, self._fail_upstream)
+        passing.writer = writer = self._out.begin(response, b"")
         self._cancellable = task = asyncio.current_task()
         try:
             async for data in pieces:
                 if data:
-                    self._writer.write(self._transformed(data))
+                    writer.write(passing.changed(data))
                 if self._client.write_paused:
                     await self._client.drained()
                 self._check(flow)
@@ -466,21 +358,22 @@ class Relay:
             close = getattr(pieces, "aclose", None)
             if close is not None:
                 await close()
-        tail = self._transformed(b"") if self._transform is not None else b""
+        tail = passing.tail()
         response.data.timestamp_end = time.time()
         self._check(flow)
         self._ended = True
         if (waiting := self._fire("response", flow)) is not None:
             await waiting
         self._check(flow)
-        self._out.finish(self._writer, tail, None)
+        self._out.finish(writer, tail, None)
 
     # ---- failures
 
     async def _failed(self, flow: http.HTTPFlow, message: str | None) -> None:
         """Nobody is to be answered: the `error` hook, unless the flow has ended, and the connection closes."""
         self._out.keep = False
-        self._show()
+        if self._pieces is not None:
+            self._pieces.show()
         if message is not None and flow.error is None:
             flow.error = Error(message)
         flow.intercepted = False  # else a flow that is held when the process ends would wait again, now for ever
@@ -494,11 +387,12 @@ class Relay:
         if self._plan is not None:
             self._plan.error = error
         self._lane.failing(flow, error)
-        keep = self._out.keep and self._writer is None
+        writer = self._pieces.writer if self._pieces is not None else None
+        keep = self._out.keep and writer is None
         await self._failed(flow, error.message)
         if self._gone or self._client.dead or self._out.sent:
             return
-        if self._writer is None:
+        if writer is None:
             self._out.keep = keep
             response = self._lane.answer_to(flow, error)
             if wants_close(response.data.headers.fields):
@@ -507,8 +401,8 @@ class Relay:
                 self._out.send_whole(response)
             except InternalError as unsendable:
                 self._out.send_whole(self._lane.plain_answer(flow, unsendable))
-        elif self._writer.framing in (Framing.CHUNKED, Framing.CLOSE):
-            self._writer.write(self._lane.last_words_of(flow, error, self._writer.tail))
+        elif writer.framing in (Framing.CHUNKED, Framing.CLOSE):
+            writer.write(self._lane.last_words_of(flow, error, writer.tail))
 
     def _fail_upstream(self, error: Exception) -> None:
         if self._attempts is not None:
@@ -522,17 +416,19 @@ class Relay:
             return
         self._gone = True
         self._out.keep = False
+        if self._pieces is not None:
+            self._pieces.mute = True
         if self._upload is not None:
             self._upload.fail(ClientGone())
         if self._attempts is not None:
             self._attempts.abandon()
         if self._cancellable is not None:
             self._cancellable.cancel()
-        elif self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(ClientGone())
+        else:
+            self._arrival.fail(ClientGone())
 
     def client_full(self) -> None:
-        if self._attempts is not None and self._writer is not None and not self._gone:
+        if self._attempts is not None and self._pieces is not None and not self._gone:
             self._attempts.pause()
 
     def client_ready(self) -> None:

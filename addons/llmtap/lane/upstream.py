@@ -47,6 +47,7 @@ class Upstream(asyncio.Protocol):
         self.idle_since = 0.0
         self._waiter: asyncio.Future[None] | None = None
         self._whole = False  # what the waiter waits for: the whole response, or its head
+        self._first = False  # ... and the first piece of its body
         self._paused = False
 
     # ---- asyncio
@@ -68,8 +69,12 @@ class Upstream(asyncio.Protocol):
                 self.pause()
         if reply.error is not None:
             self.fail(Failure("protocol", f"the backend's response is not valid HTTP: {reply.error}"))
-        elif reply.complete or (reply.head_done and not self._whole):
+        elif reply.complete or (reply.head_done and not self._whole and self._begun()):
             self._wake()
+
+    def _begun(self) -> bool:
+        reply = self.reply
+        return not self._first or bool(reply.parts) or reply.switched or reply.status >= 400
 
     def eof_received(self) -> bool:
         return False  # a backend that stops sending is done with us
@@ -112,8 +117,10 @@ class Upstream(asyncio.Protocol):
         else:
             self.transport.write(head + body if body else head)
 
-    def head(self) -> Coroutine[None, None, None]:
-        """Await it: until the response's head is there. Raises Failure, or what `fail` was given."""
+    def head(self, first: bool = False) -> Coroutine[None, None, None]:
+        """Await it: until the response's head is there; with `first` until the body of a good one has begun, too: so long another
+        backend can be asked. Raises Failure, or what `fail` was given."""
+        self._first = first
         return self._wait(whole=False)
 
     def end(self) -> Coroutine[None, None, None]:
@@ -127,7 +134,7 @@ class Upstream(asyncio.Protocol):
         reply = self.reply
         if self.failure is not None:
             raise self.failure
-        if reply.complete or (reply.head_done and not whole):
+        if reply.complete or (reply.head_done and not whole and self._begun()):
             return
         if self.closed:
             raise Failure("reset", "the connection to the backend broke")

@@ -64,6 +64,7 @@ class Measures:
         self.refusals = counter("refusals", "Requests answered with an error by the gateway itself.", ("code",))
         self.retries = counter("retries", "Further attempts at a backend, by why the one before failed.", ("reason",))
         self.backend_failures = counter("backend_failures", "Failed attempts to use a backend.", ("backend", "reason"))
+        self.backend_changes = counter("backend_state_changes", "Changes of a backend's state, to which.", ("backend", "state"))
         self.backend_up = gauge("backend_up", "1 while the backend passes its health check.", ("backend",), "max")
         self.cache_lookups = counter("cache_lookups", "Looks into the response cache.", ("result",))
         self.hook_errors = counter("hook_errors", "Exceptions caught in a step of the gateway.", ("addon", "hook"))

@@ -13,9 +13,9 @@ from llmtap.core.errors import WireError
 from llmtap.wire.request import ParsedRequest
 
 #: headers of one part
-_MAX_HEAD = 16 << 10
+MAX_HEAD = 16 << 10
 #: value of a field that is wanted
-_MAX_VALUE = 8 << 10
+MAX_VALUE = 8 << 10
 _MAX_BOUNDARY = 256
 _PARAMETER = re.compile(r';\s*(?P<name>[A-Za-z0-9_*-]+)\s*=\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^;\s"]+))')
 _TRUE = frozenset(("true", "1", "yes", "on", "t", "y"))  # what pydantic takes for true
@@ -72,7 +72,7 @@ class FormScanner:
             return True
         if self._name is None:
             del buffer[: at if at >= 0 else max(0, len(buffer) - size)]
-        elif len(buffer) > _MAX_VALUE + size:
+        elif len(buffer) > MAX_VALUE + size:
             self.ended = True
         return False
 
@@ -80,10 +80,10 @@ class FormScanner:
         """The rest of a delimiter's line and the part's headers."""
         buffer = self._buffer
         end = buffer.find(b"\r\n\r\n")
-        if end < 0 or end > _MAX_HEAD:
-            self.ended = len(buffer) > _MAX_HEAD
+        if end < 0 or end > MAX_HEAD:
+            self.ended = len(buffer) > MAX_HEAD
             return False
-        name = _name_of(bytes(buffer[:end]))
+        name = name_of(bytes(buffer[:end]))
         self._name = name if name in WANTED else None
         self._in_head = False
         del buffer[: end + 4]
@@ -96,7 +96,7 @@ class FormScanner:
         self.fields[name] = text
 
 
-def _name_of(head: bytes) -> str | None:
+def name_of(head: bytes) -> str | None:
     """The field's name; None for a file, and for a part without a name."""
     for line in head.split(b"\r\n"):
         header, _, value = line.partition(b":")

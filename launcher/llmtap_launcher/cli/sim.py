@@ -60,6 +60,7 @@ One request asks for a fault or a pace of its own by a header or anywhere in its
 )
 @click.option("--reasoning", is_flag=True, help="Think before answering, as vLLM with --reasoning-parser and such a model.")
 @click.option("--enable-request-id-headers", is_flag=True, help="Answer with x-request-id, as vLLM's flag of this name.")
+@click.option("--enable-sleep-mode", is_flag=True, help="Serve /sleep, /wake_up, /pause and /resume, as vLLM's flag does.")
 @click.option(
     "--shutdown-timeout",
     type=click.FloatRange(min=0),
@@ -88,6 +89,7 @@ def sim(
     max_num_seqs: int,
     reasoning: bool,
     enable_request_id_headers: bool,
+    enable_sleep_mode: bool,
     shutdown_timeout: float,
     runner: Literal["all", "generate", "pooling"],
     seed: int,
@@ -109,6 +111,7 @@ def sim(
         max_num_seqs=max_num_seqs,
         reasoning=reasoning,
         request_id_headers=enable_request_id_headers,
+        sleep_mode=enable_sleep_mode,
         shutdown_timeout_s=shutdown_timeout,
         seed=seed,
         runner=runner,

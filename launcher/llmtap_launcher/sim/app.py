@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from . import audio, generate, messages, ollama, pooling, responses, template
+from . import audio, control, generate, messages, ollama, pooling, responses, template
 from .bodies import VERSION
 from .errors import VllmError, prompt_too_long
 from .faults import FaultError, Rule, parse_fault
@@ -48,6 +48,8 @@ def create_app(sim: Simulation) -> ASGIApp:
         _route(sim, "GET", "/sim/requests", _requests),
         _route(sim, "GET", "/sim/state", _state),
     ]
+    if sim.settings.sleep_mode:
+        routes += [Route(path, handler, methods=[method]) for method, path, handler in control.routes(sim.rest)]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _http_exception})
     return Front(app, sim)
 

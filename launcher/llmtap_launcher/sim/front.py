@@ -122,6 +122,8 @@ class Front:
         if not self._authorized(path, headers):
             await JSONResponse({"error": "Unauthorized"}, status_code=401)(scope, receive, send)
             return
+        if generates and self._sim.rest.now and not await self._awake(connection):
+            return
         scope[_KEY] = Received(body, directives, fault, seen)
         await self._app(scope, receive, send)
 
@@ -157,6 +159,18 @@ class Front:
             connection.close()
             await connection.wait_lost()
         return True
+
+    async def _awake(self, connection: Connection) -> bool:
+        """Wait until the engine works again; False when the client has gone before that."""
+        over = asyncio.ensure_future(self._sim.rest.over())
+
+        def lost() -> None:
+            over.cancel()
+
+        connection.when_lost(lost)
+        await asyncio.wait([over])
+        connection.forget(lost)
+        return not connection.lost
 
     def _authorized(self, path: str, headers: Headers) -> bool:
         key = self._sim.settings.api_key

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .control import Rest
 from .engine import Engine
 from .faults import Rule, Rules
 from .metrics import Metrics
@@ -31,6 +32,7 @@ class Settings:
     max_num_seqs: int = 1024
     reasoning: bool = False
     request_id_headers: bool = False
+    sleep_mode: bool = False
     shutdown_timeout_s: float = 5.0
     seed: int = 0
     runner: Runner = "all"  # which routes there are: a vLLM either generates or pools
@@ -90,6 +92,7 @@ class Simulation:
     engine: Engine
     rules: Rules
     log: RequestLog = field(default_factory=RequestLog)
+    rest: Rest = field(default_factory=Rest)
     in_flight: int = 0
     refusing: bool = False
     #: set by the server: stop listening for so many seconds (infinite: for good), listen again
@@ -116,10 +119,11 @@ class Simulation:
             self.rules.add(rule)
 
     def reset(self) -> None:
-        """No faults, a living engine, an open socket, an empty log."""
+        """No faults, a living engine that is awake, an open socket, an empty log."""
         self.rules.clear()
         self.engine.revive()
         self.accept()
+        self.rest.set(sleeping=False, paused=False)
         self.log.clear()
 
 

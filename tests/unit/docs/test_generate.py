@@ -197,3 +197,8 @@ def test_the_commands_of_the_page_print_what_it_shows(name: str, tmp_path: Path,
     result = CliRunner().invoke(cli, shlex.split(found[1])[1:], env=env)
     assert result.output == found[2]
     assert result.exit_code == (0 if name == "valid" else 1)
+
+
+def test_no_family_under_vllms_names_differs_from_vllms() -> None:
+    page = (DOCS / "metrics.md").read_text(encoding="utf-8")
+    assert "DIFFERS" not in page and page.count("| same") == 19

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from mitmproxy import http
 
-from llmtap.assembly import Gateway, steps_of
+from llmtap.assembly import Gateway, backend_of, steps_of
+from llmtap.core import config as c
 from llmtap.core.config import Config
 from llmtap.core.record import End
 from llmtap.exchange import Exchange
@@ -50,8 +52,8 @@ def test_backends_of_the_configuration(tmp_path: Path) -> None:
 def test_policy_comes_before_what_watches(tmp_path: Path) -> None:
     steps = build(tmp_path).steps
     assert [s.name for s in steps["on_requestheaders"]] == ["routing"]
-    assert [s.name for s in steps["on_request"]] == ["transforms", "routing", "capture", "metrics"]
-    assert [s.name for s in steps["on_responseheaders"]] == ["routing", "tee"]
+    assert [s.name for s in steps["on_request"]] == ["transforms", "routing", "queueing", "capture", "metrics"]
+    assert [s.name for s in steps["on_responseheaders"]] == ["queueing", "tee"]
     assert steps["on_finish"][-1].name == "request_log"
     assert {s.name: s.kind for s in steps["on_request"]}["capture"] == "observer"
     required = build(tmp_path, capture={"dir": str(tmp_path), "required": True}).steps
@@ -61,17 +63,51 @@ def test_policy_comes_before_what_watches(tmp_path: Path) -> None:
 def test_what_is_off_is_not_there(tmp_path: Path) -> None:
     gateway = build(tmp_path, capture={"enabled": False}, logging={"request_log": False})
     assert gateway.capture is None and gateway.writer is None
-    assert {s.name for steps in gateway.steps.values() for s in steps} == {"transforms", "routing", "sockets", "tee", "metrics"}
+    assert {s.name for steps in gateway.steps.values() for s in steps} == {
+        "transforms",
+        "routing",
+        "queueing",
+        "sockets",
+        "tee",
+        "metrics",
+    }
 
 
-def test_a_failed_connection_takes_a_backend_out_a_bad_answer_does_not(tmp_path: Path) -> None:
+def test_failures_are_counted_and_told_to_the_health(tmp_path: Path) -> None:
     gateway = build(tmp_path)
     gateway.backend_failed("a", "closed")
     assert gateway.backends["a"].state == "unknown"
     gateway.backend_failed("a", "refused")
-    assert gateway.backends["a"].state == "down"
-    labels = {"backend": "a", "reason": "refused"}
-    assert gateway.registry.get_sample_value("llmtap_backend_failures_total", labels) == 1
+    assert gateway.backends["a"].state == "failing"
+    gateway.backend_failed("port-9000", "refused")  # a port beside the backends
+    for name in ("a", "port-9000"):
+        labels = {"backend": name, "reason": "refused"}
+        assert gateway.registry.get_sample_value("llmtap_backend_failures_total", labels) == 1
+
+
+def test_state_changes_are_logged_counted_and_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    gateway = build(tmp_path)
+    with caplog.at_level("INFO", "llmtap"):
+        gateway.backends.set_state("a", "up", "", 0.0)
+        gateway.backends.drain("a")
+        gateway.backends.set_state("a", "down", "it is gone", 0.0)
+    assert [r.getMessage().partition(") ")[2] for r in caplog.records] == ["is up", "is draining", "is draining: it is gone"]
+    changes = "llmtap_backend_state_changes_total"
+    assert gateway.registry.get_sample_value(changes, {"backend": "a", "state": "up"}) == 1
+    assert gateway.registry.get_sample_value(changes, {"backend": "a", "state": "down"}) == 1
+    assert gateway.registry.get_sample_value("llmtap_backend_up", {"backend": "a"}) == 0
+
+
+async def test_backends_come_and_go(tmp_path: Path) -> None:
+    gateway = build(tmp_path)
+    gateway.add_backend(backend_of(c.Backend(name="c", url="http://127.0.0.1:1", kind="ollama", max_concurrency=3)))
+    added = gateway.backends["c"]
+    assert (added.kind, added.max_concurrency) == ("ollama", 3) and added in gateway.health._tasks
+    assert gateway.remove_backend("c") is added and added not in gateway.health._tasks
+    assert gateway.registry.get_sample_value("llmtap_backend_up", {"backend": "c"}) is None
+    with pytest.raises(KeyError):
+        gateway.remove_backend("c")
+    gateway.stop()
 
 
 def test_a_backend_on_a_socket_that_may_finish(tmp_path: Path) -> None:
@@ -106,7 +142,8 @@ async def test_another_configuration_goes_on_with_what_is_the_same(tmp_path: Pat
     new.start(before=old)
     assert new.shares("a", old) and not new.shares("b", old)
     old.backend_failed("a", "refused")
-    assert new.backends["a"].state == "down"
+    assert new.backends["a"].state == "failing"
+    assert old.backends.shared is new.backends.shared
     old.stop([new])
     assert new.capture is not None and new.capture.sink.healthy
     assert new.capture.sink.write_end(End("u", 1, "ok"))

@@ -19,6 +19,7 @@ from llmtap.core.record import Choice, Summary, Usage
 from llmtap.core.redis import SharedRedis
 from llmtap.exchange import Exchange
 from llmtap.policy.keys import Client
+from llmtap.policy.route import Route
 from llmtap.wire.request import parse
 from support.gateway import free_port
 from support.redis_server import AVAILABLE, running_redis
@@ -42,10 +43,9 @@ class Desk:
 
     def __init__(self, redis: SharedRedis | None = None, **section: Any) -> None:
         self.lookups: list[Lookup] = []
-        self.withdrawn: list[Exchange] = []
         self.now = 0.0
         config = Config.model_validate({"cache": {"enabled": True, **section}}).cache
-        self.cache = Cache(config, redis, self.lookups.append, self.withdrawn.append, lambda: self.now)
+        self.cache = Cache(config, redis, self.lookups.append, lambda: self.now)
         self.fill = CacheFill(self.cache, True, lambda: self.now)
 
     def arrive(
@@ -60,6 +60,7 @@ class Desk:
         ex = Exchange("POST", path, endpoint, "openai", "")
         ex.parsed, ex.lane = parse(endpoint.name, raw), True
         ex.client = Client(key) if key is not None else None
+        ex.route = Route("any", ex.model)
         self.cache.on_requestheaders(flow, ex)
         return flow, ex
 
@@ -98,10 +99,10 @@ def hit(flow: http.HTTPFlow, ex: Exchange) -> bytes:
 def test_the_second_time_nobody_is_asked() -> None:
     desk = Desk()
     flow, ex = desk.ask()
-    assert ex.cache == "miss" and flow.response is None and desk.withdrawn == []
+    assert ex.cache == "miss" and flow.response is None and ex.route is not None
     desk.reply(flow, ex)
     flow, ex = desk.ask()
-    assert hit(flow, ex) == REPLY and ex.summary == SUMMARY and desk.withdrawn == [ex]
+    assert hit(flow, ex) == REPLY and ex.summary == SUMMARY and ex.route is None
     assert flow.response is not None and flow.response.headers["content-type"] == "application/json"
     assert desk.lookups == ["miss", "hit"] and len(desk.cache) == 1
     desk.now = 3601
@@ -158,6 +159,21 @@ def test_nobody_gets_another_keys_answer_unless_all_share() -> None:
     shared = Desk(scope="all")
     shared.reply(*shared.ask(key="a"))
     assert shared.ask(key="b")[1].cache == "hit"
+
+
+def test_an_alias_is_the_model_it_stands_for_and_a_fallback_is_not() -> None:
+    desk = Desk()
+    desk.cache.aliases = {"gpt": "m"}
+    flow, ex = desk.ask()
+    assert ex.route is not None
+    ex.route.answered_as = "m"
+    desk.reply(flow, ex)
+    assert desk.ask(BODY | {"model": "gpt"})[1].cache == "hit"
+    flow, ex = desk.ask(BODY | {"model": "big"})
+    assert ex.route is not None
+    ex.route.answered_as = "small"
+    desk.reply(flow, ex)
+    assert desk.ask(BODY | {"model": "big"})[1].cache == "miss"
 
 
 def test_what_is_passed_by() -> None:

@@ -349,7 +349,7 @@ def test_names_do_not_collide_with_hooks() -> None:
     public = {name for name in vars(Chain()) if not name.startswith("_")} | {n for n in dir(Chain) if not n.startswith("_")}
     life = {"load", "configure", "running", "done"}
     expected = life | {"requestheaders", "request", "responseheaders", "response", "error", "server_connect_error"}
-    expected |= {"websocket_message", "websocket_end"}
+    expected |= {"websocket_message", "websocket_end", "client_disconnected"}
     assert public & set(hooks.all_hooks) == expected
     assert "addons" not in public
 
@@ -426,3 +426,54 @@ async def test_what_began_before_ends_as_it_began(under: Under, monkeypatch: pyt
     monkeypatch.undo()
     old.health.stop()
     under.gateway.health.stop()
+
+
+async def test_what_is_in_flight_can_be_listed_and_cancelled(under: Under) -> None:
+    flow = post(**{"x-request-id": "mine"})
+    under.chain.requestheaders(flow)
+    (seen,) = under.chain.in_flight_list()
+    assert seen["state"] == "receiving" and seen["request_id"] == "mine" and seen["endpoint"] == "chat"
+    under.chain.request(flow)
+    (seen,) = under.chain.in_flight_list()
+    assert (seen["state"], seen["backend"], seen["model"], seen["age_s"] >= 0) == ("forwarded", "a", "m", True)
+    assert under.chain.cancel("nobody") is False
+    assert under.chain.cancel(seen["id"]) is True
+    assert flow.error is not None, "nobody carries it: the flow is killed"
+    under.chain.error(flow)
+    assert under.chain.in_flight_list() == [] and under.gateway.backends.in_flight == 0
+    assert under.recorder.ended[0].outcome == "rejected"
+
+
+async def test_the_plan_says_how_to_cancel(under: Under) -> None:
+    flow = post()
+    under.chain.requestheaders(flow)
+    under.chain.request(flow)
+    ended: list[Exception] = []
+    ex = next(iter(under.chain._live))
+    assert ex.plan is not None
+    ex.plan.cancel = ended.append
+    assert under.chain.cancel(ex.uid) is True and flow.error is None
+    assert [str(error) for error in ended] == ["the request was cancelled by an operator"]
+    answered(flow)
+    under.chain.responseheaders(flow)
+    assert under.chain.in_flight_list()[0]["state"] == "replying"
+    under.chain.response(flow)
+
+
+async def test_a_client_that_leaves_while_it_waits(under: Under) -> None:
+    under.gateway.backends["a"].max_concurrency = 1
+    first, second = post(), post()
+    under.chain.requestheaders(first)
+    under.chain.request(first)
+    under.chain.requestheaders(second)
+    waiting = asyncio.ensure_future(under.chain.request(second))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    assert under.chain._stats()["waiting"] == 1 and under.chain.in_flight_list()[1]["state"] == "waiting"
+    under.chain.client_disconnected(second.client_conn)
+    await waiting
+    assert under.chain._stats()["waiting"] == 0 and second.response is not None
+    under.chain.response(second)
+    assert under.recorder.ended[0].outcome == "client_abort"
+    answered(first)
+    under.chain.response(first)
+    assert under.gateway.backends.in_flight == 0

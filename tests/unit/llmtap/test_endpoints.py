@@ -75,6 +75,20 @@ async def test_metrics(own: Endpoints) -> None:
     assert (await slowly(own, "/metrics/backends")).content == b"theirs"
 
 
+def test_one_model_and_one_that_is_none(own: Endpoints, backends: Backends) -> None:
+    assert body(get(own, "/v1/models/m")) == {"id": "m", "object": "model"}
+    unknown = get(own, "/v1/models/org/other")
+    assert unknown is not None and unknown.status_code == 404
+    assert body(unknown)["error"]["code"] == "model_not_found"  # type: ignore[index]
+
+
+def test_tags_are_a_union_where_there_is_an_ollama(own: Endpoints, backends: Backends) -> None:
+    assert get(own, "/api/tags") is None
+    tag = {"name": "llama3:latest", "model": "llama3:latest"}
+    backends.add(Backend("o", "h", 3, models=("llama3:latest",), tags=(tag,), state="up", kind="ollama"))
+    assert body(get(own, "/api/tags")) == {"models": [tag]}
+
+
 async def test_snapshot_and_stats(own: Endpoints) -> None:
     assert "llmtap_requests" in dict(body(await slowly(own, "/internal/metrics")))  # type: ignore[call-overload]
     stats = body(await slowly(own, "/stats", "HEAD"))

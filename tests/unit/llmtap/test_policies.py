@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from llmtap.core.config import Config
 from llmtap.metrics import GatewayMetrics
 from llmtap.policies import Policies
+from llmtap.policy.backends import Backends
 
 KEY = {"name": "a", "key": "secret-a"}
 
@@ -20,7 +21,7 @@ def metrics() -> GatewayMetrics:
 
 
 def policies(metrics: GatewayMetrics, before: Policies | None = None, **config: Any) -> Policies:
-    return Policies(Config.model_validate(config), metrics, lambda ex: None, before)
+    return Policies(Config.model_validate(config), metrics, Backends([]), before)
 
 
 def test_all_is_off_by_default(metrics: GatewayMetrics) -> None:

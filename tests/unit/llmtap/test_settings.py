@@ -112,7 +112,13 @@ def test_what_stock_modes_leave_out() -> None:
 def test_what_takes_a_restart() -> None:
     old = Config()
     assert list(settings.needs_restart(old, Config.model_validate({"routing": {"retries": 1}, "server": {"port": 1}}))) == []
-    new = Config.model_validate(
-        {"server": {"workers": 2, "web": True}, "metrics": {"max_model_len": 5}, "datasette": {"enabled": False}}
-    )
-    assert list(settings.needs_restart(old, new)) == ["server.workers", "server.web", "metrics.max_model_len", "datasette"]
+    metrics = {"max_model_len": 5, "vllm_names": True, "engine_label": "0"}
+    new = Config.model_validate({"server": {"workers": 2, "web": True}, "metrics": metrics, "datasette": {"enabled": False}})
+    assert list(settings.needs_restart(old, new)) == [
+        "server.workers",
+        "server.web",
+        "metrics.max_model_len",
+        "metrics.vllm_names",
+        "metrics.engine_label",
+        "datasette",
+    ]

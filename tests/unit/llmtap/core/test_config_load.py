@@ -173,15 +173,18 @@ def test_checks_over_several_keys_point_at_the_one_to_mend(file: Path) -> None:
     assert fails(file) == ["f.yaml:4: backends[1].name: is the name of another one already; choose a unique name"]
     file.write_text("datasette:\n  port: 8000\n")
     assert fails(file) == ["f.yaml:2: datasette.port: is the gateway's own port; choose another"]
+    file.write_text("routing:\n  direct_ports: [5000, 8000]\n")
+    assert fails(file) == ["f.yaml:2: routing.direct_ports[1]: is the gateway's own port; remove it"]
+    file.write_text("routing:\n  fallbacks:\n    m: [n, m]\n")
+    assert fails(file) == ["f.yaml:3: routing.fallbacks.m: names the model itself; remove it there"]
 
 
 def test_not_available_yet(file: Path) -> None:
-    file.write_text("server:\n  workers: 4\nbatching: {enabled: true}\nbackends:\n  - {name: a, url: 'http://h', kind: ollama}\n")
-    lines = fails(file, {"LLMTAP_ROUTING__POLICY": "p2c"})
+    file.write_text("server:\n  workers: 4\nbatching: {enabled: true}\n")
+    lines = fails(file, {"LLMTAP_SINGLE_FLIGHT__ENABLED": "true"})
     assert [line.partition(": not available yet")[0] for line in lines] == [
         "f.yaml:2: server.workers",
-        "f.yaml:5: backends[0].kind",
-        "LLMTAP_ROUTING__POLICY: routing.policy",
+        "LLMTAP_SINGLE_FLIGHT__ENABLED: single_flight.enabled",
         "f.yaml:3: batching.enabled",
     ]
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmtap.core.endpoints import ENDPOINTS, canonical_path, endpoint_of
+from llmtap.core.endpoints import ENDPOINTS, TELLING, canonical_path, direct, endpoint_of, is_control
 
 CONTROL = """
     /sleep /wake_up /is_sleeping /pause /resume /update_weights /v1/load_lora_adapter /v1/unload_lora_adapter /collective_rpc
@@ -75,3 +75,43 @@ def test_a_canonical_path_is_its_own_canonical_path(text: str) -> None:
     path = canonical_path("/" + text)
     if path is not None:
         assert canonical_path(path) == path
+
+
+@pytest.mark.parametrize(
+    "path", [*CONTROL, "/init_weight_transfer_engine", "/fault_tolerance/a/b", "/api/pull", "/api/blobs/sha256:1"]
+)
+@pytest.mark.parametrize("spell", [str, str.upper, lambda p: p + "/", lambda p: p + "///"])
+def test_control_routes_are_known_in_any_case(path: str, spell) -> None:  # type: ignore[no-untyped-def]
+    assert is_control(spell(path))
+
+
+def test_what_is_served_is_not_control() -> None:
+    assert not any(is_control(path) for path in [*ENDPOINTS, *TELLING, "/", "/completion", "/v1/responses/sleep", "/sleeping"])
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("/proxy/8081/v1/models", (8081, "/v1/models")),
+        ("/proxy/1/", (1, "/")),
+        ("/proxy/65535/a/b", (65535, "/a/b")),
+        ("/proxy/65536/a", None),
+        ("/proxy/0/a", None),
+        ("/proxy/080/a", None),
+        ("/proxy/8081", None),
+        ("/proxy/+80/a", None),
+        ("/proxy/\u0661\u0662/a", None),
+        ("/proxy/127.0.0.1:80/a", None),
+        ("/proxy/1.1/a", None),
+        ("/Proxy/80/a", None),
+        ("/v1/proxy/80/a", None),
+    ],
+)
+def test_direct_ports(path: str, found: tuple[int, str] | None) -> None:
+    assert direct(path) == found
+
+
+def test_ollamas_routes_are_for_ollama_only() -> None:
+    kinds = {path: endpoint.kind for path, endpoint in ENDPOINTS.items() if path.startswith("/api/")}
+    assert set(kinds.values()) == {"ollama"} and len(kinds) == 8
+    assert ENDPOINTS["/v1/chat/completions"].kind == "any" and ENDPOINTS["/tokenize"].kind == "openai"

@@ -9,7 +9,7 @@ import pytest
 from mitmproxy import ctx, http
 
 from llmtap.core.plan import Target
-from llmtap.lane import relay
+from llmtap.lane import pieces
 from support.lane import Peer, Streamer, echo, get, post, response, running_lane, upstream
 
 
@@ -220,7 +220,7 @@ async def test_streamed_bodies_are_stored_when_mitmproxy_is_told_to() -> None:
 
 
 async def test_a_body_too_large_to_store_is_not_stored_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relay, "_STORED_BYTES", 8)
+    monkeypatch.setattr(pieces, "_STORED_BYTES", 8)
 
     async def stream(peer: Peer) -> None:
         await peer.message()

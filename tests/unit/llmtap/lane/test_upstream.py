@@ -138,3 +138,36 @@ async def test_a_closing_response_is_not_used_again() -> None:
         assert not up.reusable
         up.release()
         await until(lambda: up.closed)
+
+
+@pytest.mark.parametrize(
+    ("sent", "enough"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", False),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", False),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n", True),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", True),
+        (b"HTTP/1.1 503 Busy\r\nContent-Length: 3\r\n\r\n", True),
+    ],
+)
+async def test_the_first_piece_of_a_good_body_can_be_waited_for(sent: bytes, enough: bool) -> None:
+    step = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        peer.send(sent)
+        await peer.flush()
+        await step.wait()
+
+    async with connected(script) as up:
+        up.send(REQUEST, b"", False)
+        waiting = asyncio.ensure_future(up.head(first=True))
+        await until(lambda: up.reply.head_done)
+        await asyncio.wait([waiting], timeout=0.01 if not enough else 10)
+        assert waiting.done() is enough
+        step.set()  # the script ends: the connection closes
+        if enough:
+            await waiting
+        else:
+            with pytest.raises(Failure):
+                await waiting
