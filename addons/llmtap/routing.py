@@ -132,11 +132,6 @@ class Routing:
             return Route(port, None)
         return Route(port, None, only=self._beyond[port])
 
-    def withdraw(self, ex: Exchange) -> None:
-        """It needs no backend any more."""
-        self._release(ex)
-        ex.plan = ex.backend = None
-
     def on_finish(self, flow: http.HTTPFlow, ex: Exchange) -> None:
         if ex.endpoint.name == "responses" and ex.backend is not None and ex.summary is not None:
             response_id = ex.summary.response_id
