@@ -184,8 +184,8 @@ def test_not_available_yet(file: Path) -> None:
     lines = fails(file, {"LLMTAP_STORE__MAX_GB": "3"})
     assert [line.partition(": not available yet")[0] for line in lines] == [
         "f.yaml:2: server.workers",
-        "LLMTAP_STORE__MAX_GB: store.max_gb",
         "f.yaml:3: batching.enabled",
+        "LLMTAP_STORE__MAX_GB: store.max_gb",
     ]
 
 
