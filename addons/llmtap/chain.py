@@ -30,7 +30,7 @@ from mitmproxy.proxy import server_hooks
 from mitmproxy.websocket import WebSocketData
 
 from llmtap import settings
-from llmtap.answers import error_response, last_words, own_headers, plain_failure, readable_by
+from llmtap.answers import client_left, error_response, last_words, own_headers, plain_failure, readable_by
 from llmtap.assembly import Gateway, Step
 from llmtap.backstop import Backstop
 from llmtap.core.attached import Attached
@@ -207,7 +207,6 @@ class Chain:
         opts = ctx.options
         changes: dict[str, Any] = {
             "connection_strategy": "lazy",  # eager would close the client when the default target is down
-            "http2": False,  # mitmproxy's HTTP/2 side buffers without bound
             "block_global": False,
             "onboarding": False,
             # a little above ours: a body of exactly the limit must pass, and a declared larger one gets our 413
@@ -552,10 +551,11 @@ class Chain:
             return
         message = flow.error.msg if flow.error else "unknown"
         ex.upstream_failure = message
-        if message == _CLIENT_GONE and self._lane is not None and self._lane.cutting:
+        gone = client_left(flow, message)
+        if gone and self._lane is not None and self._lane.cutting:
             self._close(flow, ex, "lost", "the gateway stopped")
             return
-        if message == _CLIENT_GONE:
+        if gone:
             if ex.tee is not None and ex.replied:
                 ex.tee.close()
                 if ex.status == 200 and ex.summary is not None and ex.summary.complete and not _went_on(ex):
@@ -801,7 +801,6 @@ class Chain:
         }
 
 
-_CLIENT_GONE = "Client disconnected."  # mitmproxy.proxy.layers.http._http1
 #: how a backend may end a websocket without anything being wrong: done, going away, no code given
 _CLEAN_CLOSE = (1000, 1001, 1005)
 _ABNORMAL_CLOSE = 1006  # without a close frame
