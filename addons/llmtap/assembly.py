@@ -129,7 +129,7 @@ class Gateway:
         self.uploads = Uploads(config, self.backends)
         self.routing = Routing(config, self.backends, self.uploads.streams, before.routing if before is not None else None)
         self.queueing = Queueing(config, self.backends, self.backend_failed, self.backend_worked, self.metrics.enqueue)
-        self.policies = Policies(config, self.metrics, before.policies if before is not None else None)
+        self.policies = Policies(config, self.metrics, self.backends, before.policies if before is not None else None)
         self.auth, self.cors = self.policies.auth, self.policies.cors
         addons: list[tuple[Kind, Any]] = [
             ("policy", Transforms()),
@@ -139,6 +139,7 @@ class Gateway:
             ("policy", self.queueing),
             ("observer", Sockets(keep=self.capture is not None)),
             ("observer", TeeInstaller(self.metrics.tee_errors.inc)),
+            *(("observer", addon) for addon in self.policies.after_tee),
         ]
         if self.capture is not None:
             addons.append(("policy" if config.capture.required else "observer", self.capture))

@@ -474,7 +474,8 @@ class Chain:
 
     def _forwarding(self, flow: http.HTTPFlow, ex: Exchange) -> None:
         if ex.refusal is None:
-            ex.forwarded = _now()
+            if ex.cache != "hit":
+                ex.forwarded = _now()
             if ex.plan is not None:
                 self._plans[flow] = ex.plan
 
@@ -500,6 +501,9 @@ class Chain:
             ex.status = flow.response.status_code
         if ex.refusal is not None:
             self._finish(flow, ex, outcome_of_refusal(ex.refusal))
+            return
+        if ex.cache == "hit":
+            self._finish(flow, ex, "cached")
             return
         summary = ex.summary
         if summary is not None and summary.error_type is not None and ex.status < 400:

@@ -77,6 +77,9 @@ class Exchange:
     limit_headers: Sequence[tuple[bytes, bytes]] = ()  # what the client is told of its limits
     reserved: Any = ()  # tokens taken of its limits, to be settled at the end
     cache: CacheResult = "bypass"
+    cache_wish = b""  # the client's own x-llmtap-cache
+    cache_key: bytes | None = None  # what its reply will be known by
+    kept: Any = None  # the reply's pieces, for the cache
     lane = False  # the gateway lane carries it: the plan is carried out, keys of backends are put on there
     # the body
     body: bytes | None = None  # as received

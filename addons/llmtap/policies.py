@@ -6,21 +6,30 @@ told to it once it is in force.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from llmtap.auth import Auth
+from llmtap.cache import Cache, CacheFill, Lookup
 from llmtap.core import config as c
 from llmtap.core.redis import SharedRedis
 from llmtap.cors import Cors
 from llmtap.limits import Limits
 from llmtap.metrics import GatewayMetrics
+from llmtap.policy.backends import Backends
 
 
 class Policies:
     """`before`: those of the configuration that was in force. Raises ConfigError."""
 
-    def __init__(self, config: c.Config, metrics: GatewayMetrics, before: Policies | None = None) -> None:
+    def __init__(
+        self,
+        config: c.Config,
+        metrics: GatewayMetrics,
+        backends: Backends,
+        before: Policies | None = None,
+    ) -> None:
         self._config = config
+        self._backends = backends
         self._redis: dict[str, SharedRedis] = before._redis if before is not None else {}  # by URL
         self.cors = Cors(config.server.cors_origins) if config.server.cors_origins else None
         self.auth: Auth | None = None
@@ -34,6 +43,15 @@ class Policies:
             else:
                 self.limits = Limits(limits, self._shared(limits.storage), metrics.limit_storage_errors.inc)
 
+        self.cache: Cache | None = None
+        cache = config.cache
+        if cache.enabled:
+            if before is not None and before.cache is not None and before._config.cache.storage == cache.storage:
+                self.cache = before.cache
+            else:
+                lookups = {result: metrics.cache_lookups.labels(result) for result in get_args(Lookup)}
+                self.cache = Cache(cache, self._shared(cache.storage), lambda result: lookups[result].inc())
+
     @property
     def before_routing(self) -> list[Any]:
         """Steps between the parsing of a body and the choice of a backend."""
@@ -42,7 +60,12 @@ class Policies:
     @property
     def after_routing(self) -> list[Any]:
         """Steps between that choice and the way to the backend."""
-        return [addon for addon in (self.limits,) if addon is not None]
+        return [addon for addon in (self.limits, self.cache) if addon is not None]
+
+    @property
+    def after_tee(self) -> list[Any]:
+        """Observers that want to see a reply before anything is withheld of it."""
+        return [CacheFill(self.cache, self._config.cache.replay == "original")] if self.cache is not None else []
 
     def start(self) -> None:
         """This configuration is in force now."""
@@ -50,6 +73,9 @@ class Policies:
             self.auth.reload(self._config.auth)
         if self.limits is not None:
             self.limits.reload(self._config.rate_limit)
+        if self.cache is not None:
+            self.cache.reload(self._config.cache)
+            self.cache.aliases = self._backends.aliases
 
     def stop(self) -> None:
         """The end of the process."""

@@ -170,6 +170,7 @@ class Queueing:
         if way.model != route.model and way.model is not None:
             _rename(flow, ex, way.model)
             route.sent_as = way.model
+        route.answered_as = route.sent_as
         route.body = flow.request.data.content or b""
         t = self._timeouts
         retries = self._retries if route.idempotent and route.only is None else 0
@@ -214,7 +215,9 @@ class Queueing:
         route.tried.append(backend)
         ex.slot, ex.backend = backend, backend.name
         if not renamed or way.model is None:
+            route.answered_as = route.sent_as
             return backend.target
+        route.answered_as = way.model
         return dataclasses.replace(backend.target, body=with_model(route.body, way.model))
 
     # ---- how it went

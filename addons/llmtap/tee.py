@@ -155,6 +155,8 @@ class TeeInstaller:
         ex.status = response.data.status_code
         headers = by_name(response.data.headers.fields)
         ex.content_type = text(headers.get(b"content-type")) or ""
+        if ex.cache == "hit":
+            return  # understood long ago
         if ex.content_type == _JSON and b"content-length" in headers:
             return  # it comes whole
         kind = ex.content_type.partition(";")[0].strip().lower()
@@ -172,7 +174,7 @@ class TeeInstaller:
     def on_response(self, flow: http.HTTPFlow, ex: Exchange) -> None:
         """A reply that was not streamed is here as a whole."""
         response = flow.response
-        if response is None or ex.refusal is not None or ex.status is None or response.stream:
+        if response is None or ex.refusal is not None or ex.status is None or response.stream or ex.cache == "hit":
             return
         body = response.data.content or b""
         if ex.endpoint.name == "chat" and ex.status == 200 and ex.content_type == _JSON:

@@ -281,6 +281,15 @@ class Cache(t.Section):
     max_mb: t.Size = Field(default=256, description="Memory for them in MB.")
     ttl_s: t.Duration = Field(default=3600, description="Seconds an answer stays good.")
     scope: Literal["key", "all"] = Field(default="key", description="Who shares answers: the requests of one key, or all.")
+    only_deterministic: bool = Field(
+        default=True, description="Only requests with temperature 0 or a seed (and those that generate nothing)."
+    )
+    replay: Literal["instant", "original"] = Field(
+        default="instant", description="A stream given again comes at once, or at the pace it first came at."
+    )
+    storage: t.StorageUrl = Field(
+        default="memory://", repr=False, description="Where answers live: memory://, or redis://HOST:PORT/DB to share them."
+    )
 
 
 class SingleFlight(t.Section):

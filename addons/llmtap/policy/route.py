@@ -21,5 +21,6 @@ class Route:
     idempotent: bool = True  # else it is sent once, whatever happens
     # while it is carried out
     sent_as: str | None = None  # the model's name in `body`
+    answered_as: str | None = None  # the name of the model that was asked last
     body: bytes = b""  # as it was sent first
     tried: list[Backend] = field(default_factory=list)

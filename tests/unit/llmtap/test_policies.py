@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from llmtap.core.config import Config
 from llmtap.metrics import GatewayMetrics
 from llmtap.policies import Policies
+from llmtap.policy.backends import Backends
 
 KEY = {"name": "a", "key": "secret-a"}
 
@@ -20,21 +21,23 @@ def metrics() -> GatewayMetrics:
 
 
 def policies(metrics: GatewayMetrics, before: Policies | None = None, **config: Any) -> Policies:
-    return Policies(Config.model_validate(config), metrics, before)
+    return Policies(Config.model_validate(config), metrics, Backends([]), before)
 
 
 def test_all_is_off_by_default(metrics: GatewayMetrics) -> None:
     off = policies(metrics)
     assert off.auth is off.cors is off.limits is None
-    assert off.before_routing == off.after_routing == []
+    assert off.before_routing == off.after_routing == off.after_tee == []
     off.start()
     off.stop()
 
 
 def test_what_is_on_and_in_which_order(metrics: GatewayMetrics) -> None:
-    on = policies(metrics, auth={"enabled": True, "keys": [KEY]}, rate_limit={"enabled": True}, server={"cors_origins": ["*"]})
+    sections = {name: {"enabled": True} for name in ("rate_limit", "cache")}
+    on = policies(metrics, auth={"enabled": True, "keys": [KEY]}, server={"cors_origins": ["*"]}, **sections)
     assert [step.name for step in on.before_routing] == ["auth"]
-    assert [step.name for step in on.after_routing] == ["limits"]
+    assert [step.name for step in on.after_routing] == ["limits", "cache"]
+    assert [step.name for step in on.after_tee] == ["cache_fill"]
     assert on.cors is not None
 
 
@@ -51,6 +54,14 @@ def test_a_reload_goes_on_counting_and_is_told_only_when_it_is_in_force(metrics:
     new.start()
     assert old.auth._keyring.find(b"secret-a") is None and old.auth._keyring.find(b"secret-b") is not None
     assert old.limits._default == 7
+
+
+def test_a_reload_keeps_answers(metrics: GatewayMetrics) -> None:
+    old = policies(metrics, cache={"enabled": True})
+    new = policies(metrics, old, cache={"enabled": True, "max_entries": 5})
+    assert new.cache is old.cache is not None
+    new.start()
+    assert policies(metrics, new).cache is None
 
 
 def test_another_storage_is_another_count(metrics: GatewayMetrics) -> None:

@@ -51,7 +51,16 @@ PROMISED: dict[str, Any] = {
         "storage": "memory://",
         "on_storage_error": "deny",
     },
-    "cache": {"enabled": False, "max_entries": 1000, "max_mb": 256, "ttl_s": 3600, "scope": "key"},
+    "cache": {
+        "enabled": False,
+        "max_entries": 1000,
+        "max_mb": 256,
+        "ttl_s": 3600,
+        "scope": "key",
+        "only_deterministic": True,
+        "replay": "instant",
+        "storage": "memory://",
+    },
     "single_flight": {"enabled": False},
     "batching": {"enabled": False, "max_batch_size": 8, "max_wait_ms": 50},
     "capture": {
