@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help venv up test lint types unit integration faults test-312 test-vllm fuzz bench bench-peers docs lock clean
+.PHONY: help venv up test lint types unit integration faults test-312 test-newest test-vllm fuzz bench bench-peers docs lock clean
 
 help:
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml requirements.lock
 up: venv ## start everything: two simulated engines, gateway :8000, writer, Datasette :8001
 	@$(BIN)/llmtap up --dry-run
 
-test: lint types unit integration faults test-312 ## everything CI runs
+test: lint types unit integration faults test-312 test-newest ## everything CI runs
 
 lint: venv ## ruff
 	$(BIN)/ruff check .
@@ -59,6 +59,20 @@ test-312: venv
 	.venv-3.12/bin/python -m pip install -q --upgrade 'pip>=25.1' && \
 	.venv-3.12/bin/python -m pip install -q --disable-pip-version-check --constraint requirements-lowest.txt --group dev --editable . && touch $@
 
+# the newest mitmproxy we promise to work with, whatever is pinned
+test-newest: venv
+	@py="$(call find_python,$(CANDIDATES),(3,12))"; \
+	$(MAKE) --no-print-directory .venv-newest/.installed PYNEW="$$py" && \
+	.venv-newest/bin/python tests/newest.py && \
+	.venv-newest/bin/python -m pytest tests/unit/llmtap/lane tests/unit/llmtap/test_*.py tests/integration/test_gateway.py \
+	  tests/integration/test_lane_http.py tests/integration/test_lane_websocket.py tests/integration/test_mitmproxy_features.py \
+	  tests/integration/test_gateway_http2.py -n 2 -q -p no:cacheprovider
+
+.venv-newest/.installed: pyproject.toml requirements.lock
+	@rm -rf .venv-newest && "$(PYNEW)" -m venv .venv-newest && \
+	.venv-newest/bin/python -m pip install -q --disable-pip-version-check --constraint requirements.lock pip && \
+	.venv-newest/bin/python -m pip install -q --disable-pip-version-check --constraint requirements.lock --group dev --editable . && touch $@
+
 test-vllm: venv ## against a real vLLM (CPU build, tiny model); installs it on first use
 	$(PYTEST) tests/vllm -q -rs
 
@@ -74,9 +88,13 @@ bench-peers: venv ## bench, with sglang-router, vllm-router and LiteLLM from PyP
 docs: venv ## regenerate what is generated
 	$(BIN)/python docs/generate.py
 
-lock: venv ## refresh requirements.lock from what is installed
-	$(BIN)/python -m pip freeze --exclude-editable | grep -v '^llmtap' > requirements.lock
+# Python 3.12 cannot have all of it (mitmproxy 12.2 holds typing-extensions back there): its own pins stay as they are
+lock: venv ## refresh requirements.lock from what is installed (Python 3.13)
+	$(BIN)/python -m pip freeze --exclude-editable | grep -v '^llmtap' > requirements.new
+	awk -F'==' 'NR == FNR { if (/python_version < "3.13"/) older[$$1] = $$0; next } \
+	  $$1 in older { print $$0 "; python_version >= \"3.13\""; print older[$$1]; next } { print }' \
+	  requirements.lock requirements.new > requirements.both && mv requirements.both requirements.lock && rm requirements.new
 
 clean: ## remove environments and caches (never captured data)
-	rm -rf .venv .venv-3.12 .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	rm -rf .venv .venv-3.12 .venv-newest .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -22,6 +22,7 @@ DOCS = Path(__file__).resolve().parent
 sys.path[:0] = [str(DOCS.parent / "addons"), str(DOCS.parent / "launcher"), str(DOCS)]
 
 import metric_tables  # noqa: E402
+import protocol_table  # noqa: E402
 from dashboard import dashboard  # noqa: E402
 
 from llmtap.core.config import Config  # noqa: E402
@@ -321,6 +322,7 @@ FILES: dict[str, Callable[[], str]] = {
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "configuration.md": {"reference": reference},
     "metrics.md": {"families": metric_tables.families, "vllm": metric_tables.vllm},
+    "protocols.md": {"endpoints": protocol_table.table},
 }
 
 

@@ -17,7 +17,7 @@ SCRAPE = Path(__file__).resolve().parents[1] / "fixtures" / "metrics" / "vllm-0.
 _MEANS = {
     "vllm:num_requests_running": "at a backend",
     "vllm:num_requests_waiting": "in the gateway's queue",
-    "vllm:prompt_tokens_total": "of aborted requests unknown",
+    "vllm:prompt_tokens_total": "of aborted requests estimated",
     "vllm:prompt_tokens_cached_total": "where the server tells (`--enable-prompt-tokens-details`)",
     "vllm:time_to_first_token_seconds": "streams; to the first content",
     "vllm:inter_token_latency_seconds": "streams; see above",

@@ -80,6 +80,19 @@ def readable_by(headers: http.Headers, origin: str) -> None:
         headers["vary"] = f"{headers['vary']}, origin" if "vary" in headers else "origin"
 
 
+_CLIENT_GONE = "Client disconnected."  # mitmproxy.proxy.layers.http._http1
+#: mitmproxy.proxy.layers.http._http2, of either side: an end of the connection, a stream reset, GOAWAY
+_HTTP2_GONE = ("peer closed connection", "stream reset by client (", "HTTP/2 connection closed: ")
+
+
+def client_left(flow: http.HTTPFlow, message: str) -> bool:
+    """Whether mitmproxy's reason for the end of a flow is that its client has gone."""
+    if message == _CLIENT_GONE:
+        return True
+    # the same words for a backend's HTTP/2, which no inference server speaks
+    return flow.client_conn.alpn == b"h2" and flow.server_conn.alpn != b"h2" and message.startswith(_HTTP2_GONE)
+
+
 def plain_failure(message: str) -> str:
     """mitmproxy's reason without what a backend may have put into it (`unexpected server response: b'...'`)."""
     known = {"server closed connection": "the backend closed the connection before it answered"}

@@ -8,7 +8,8 @@ What requests tell counts, too, but never alone takes the last backend of a mode
 
     connection refused         failing until the check that follows at once says what is true
     5 failures in a row        (5xx, cut off or no answer before the first byte) failing, though its checks be good; after
-                               `health_interval_s` (doubling up to 8 times that) one request is tried, its success ends it
+                               `health_interval_s` (doubling up to 8 times that) one request at a time is tried: its success,
+                               or as long without a failure, ends it
     no answer to a check       not held against a backend that answers requests: a slow one is not a dead one
 """
 
@@ -194,7 +195,7 @@ class Health:
         ):
             words = _REFUSES if reason == "refused" else f"requests fail ({reason.replace('_', ' ')})"
             backend.trips += 1
-            backend.failing_since = self._clock()
+            backend.doubted_since = self._clock()
             self._note(backend, "failing", words)
         self.check_now(backend)
 
@@ -225,9 +226,9 @@ class Health:
             backend.lacks.clear()
         if seen.state != "up":
             self._note(backend, seen.state, seen.reason)
-        elif backend.state == "failing":
+        elif backend.state in ("failing", "trial"):
             self._reconsider(backend)
-        elif backend.state not in ("up", "trial"):  # a good check says nothing of the requests that fail meanwhile
+        elif backend.state != "up":  # a good check says nothing of the requests that fail meanwhile
             self._note(backend, "up", "")
 
     @property
@@ -239,8 +240,12 @@ class Health:
         if backend.reason == _REFUSES:
             self._note(backend, "up", "")
             return
-        pause = self._interval * min(_LONGEST, 2 ** (backend.trips - 1))
-        if self._clock() - backend.failing_since >= pause:
+        doubted = self._clock() - backend.doubted_since
+        if backend.state == "trial":
+            if doubted >= self._interval:
+                self._note(backend, "up", "")  # nobody has asked, or is still waiting: it fails again, or it does not
+        elif doubted >= self._interval * min(_LONGEST, 2 ** (backend.trips - 1)):
+            backend.doubted_since = self._clock()
             self._note(backend, "trial", "one request at a time")
 
     def _note(self, backend: Backend, state: State, reason: str) -> None:

@@ -15,6 +15,7 @@ import pytest
 from mitmproxy import http
 
 from llmtap.core.plan import Plan, Target
+from llmtap.lane import Upload
 from support.lane import LaneHandle, Limits, Peer, Streamer, post, running_lane, turn, until, upstream
 
 pytestmark = pytest.mark.faults
@@ -171,6 +172,8 @@ CLIENT_STAGES = {
     "in the head": ASKED[:30],
     "after the head": ASKED[:-2],
     "in the body": b"POST /whole HTTP/1.1\r\nHost: g\r\nContent-Length: 1000\r\n\r\n" + b"x" * 500,
+    "in a streamed body": b"POST /whole/upload HTTP/1.1\r\nHost: g\r\nContent-Length: 100000\r\n\r\n" + b"x" * 50_000,
+    "in a streamed chunk": b"POST /whole/upload HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\n10\r\nabc",
     "asked": post(b"{}", "/silent"),
     "in the response": post(b"{}", "/long"),
     "two asked": post(b"{}", "/long") * 2,
@@ -196,7 +199,7 @@ class Scene:
             if path == "/faulty":
                 await self._fault(peer)
                 return
-            if path == "/whole":
+            if path.startswith("/whole"):
                 peer.send(SIZED + b"0" * 20)
             elif path == "/silent":
                 await peer.rest()
@@ -221,8 +224,14 @@ class Scene:
 
     name = "test.scene"
 
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        flow.request.stream = flow.request.path.endswith("/upload")
+
+    def uploading(self, flow: http.HTTPFlow, upload: Upload) -> None:
+        self.request(flow)
+
     def request(self, flow: http.HTTPFlow) -> None:
-        path = flow.request.path
+        path = flow.request.path.removesuffix("/upload")
         target = self.targets.get(path, self.targets["*"])
         short = _SHORT_S if path in ("/faulty", "/unread", "/refused", "/silent") else 0.0
         self.lane.rec.plans[flow] = Plan([target], retries=0, first_byte_s=short, idle_s=short)
@@ -268,6 +277,7 @@ async def among_neighbours(fault: Fault, faulty: Callable[[Scene], Awaitable[Non
         running_lane(scene, Streamer(), limits=LIMITS) as lane,
     ):
         scene.lane = lane
+        lane.lane.uploading = scene.uploading
         closed = await asyncio.start_server(lambda r, w: None, "127.0.0.1", 0)
         port = closed.sockets[0].getsockname()[1]
         closed.close()
@@ -305,6 +315,20 @@ async def test_a_backend_that(name: str) -> None:
             assert head.startswith((b"HTTP/1.1 502 ", b"HTTP/1.1 504 ")) and b'"error"' in body
 
     await among_neighbours(fault, faulty)
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("size", [1000, 5_000_000])
+async def test_a_backend_that_fails_in_the_middle_of_an_upload(end: Fault, size: int) -> None:
+    async def faulty(scene: Scene) -> None:
+        peer = await scene.lane.connect()
+        peer.send(b"POST /unread/upload HTTP/1.1\r\nHost: g\r\nContent-Length: %d\r\n\r\n" % size + b"x" * (size // 2))
+        head, body = await peer.message()
+        assert head.startswith((b"HTTP/1.1 502 ", b"HTTP/1.1 504 ", b"HTTP/1.1 408 ")) and b'"error"' in body
+        peer.reset()
+        await scene.gone(peer)
+
+    await among_neighbours(end, faulty)
 
 
 @pytest.mark.parametrize("name", CLIENTS)

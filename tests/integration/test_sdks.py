@@ -5,6 +5,7 @@ What is counted must be what the engines counted, exactly, whatever dialect a re
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import threading
@@ -190,8 +191,9 @@ KINDS: tuple[Callable[[Clients, str], Told], ...] = (
 
 @pytest.fixture
 def engines() -> Iterator[list[SimHandle]]:
-    with running_sim(tokens_per_second=2000, ttft_ms=2) as a, running_sim(tokens_per_second=2000, ttft_ms=2, seed=1) as b:
-        yield [a, b]
+    """Two as vLLM, one as Ollama."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(running_sim(tokens_per_second=2000, ttft_ms=2, seed=seed)) for seed in range(3)]
 
 
 def counted(engine: SimHandle, name: str) -> float:
@@ -201,7 +203,10 @@ def counted(engine: SimHandle, name: str) -> float:
 
 
 def test_64_threads_of_three_sdks(tmp_path: Path, engines: list[SimHandle]) -> None:
-    config = {"backends": [{"name": name, "url": engine.url} for name, engine in zip("ab", engines, strict=True)]}
+    names = ("vllm-a", "vllm-b", "ollama")
+    kinds = ("openai", "openai", "ollama")
+    backends = [{"name": n, "url": e.url, "kind": k} for n, e, k in zip(names, engines, kinds, strict=True)]
+    config = {"backends": backends}
     told: list[Told] = []
     lock = threading.Lock()
 

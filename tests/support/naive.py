@@ -166,7 +166,9 @@ def _chat(out: dict[str, Any], payloads: list[str], endpoint: str) -> None:
             out["error_type"], out["error_message"] = chunk["error"]["type"], chunk["error"]["message"]
             continue
         out["response_id"], out["model"] = chunk["id"], chunk["model"]
-        out["meta"] += [name for name in ("system_fingerprint", "metrics", "service_tier", "timings") if chunk.get(name)]
+        out["meta"] += [
+            name for name in ("system_fingerprint", "metrics", "service_tier", "timings") if chunk.get(name) is not None
+        ]
         said = False
         for piece in chunk["choices"]:
             choice = choices.setdefault(piece["index"], _choice(piece["index"], content="", reasoning=""))
@@ -179,8 +181,8 @@ def _chat(out: dict[str, Any], payloads: list[str], endpoint: str) -> None:
                     choice["tool_calls"].append(_call(fragment["id"], fragment["function"]["name"], ""))
                 choice["tool_calls"][at]["arguments"] += fragment["function"].get("arguments", "")
                 said = True
-            said = said or bool(delta.get("content") or delta.get("reasoning"))
-            choice["finish_reason"] = piece["finish_reason"] or choice["finish_reason"]
+            said = said or bool(delta.get("content") or delta.get("reasoning") or delta.get("reasoning_content"))
+            choice["finish_reason"] = piece.get("finish_reason") or choice["finish_reason"]
             out["meta"] += ["stop_reason"] if piece.get("stop_reason") else []
             out["_ids"] += len(piece.get("token_ids") or [])
         out["content_events"] += said
@@ -194,6 +196,9 @@ def _chat(out: dict[str, Any], payloads: list[str], endpoint: str) -> None:
                 details[1].get("reasoning_tokens"),
             ]
             out["usage_source"] = "upstream"
+    # transformers never says [DONE]
+    finished = choices and all(choice["finish_reason"] for choice in choices.values()) and not out["error_type"]
+    out["complete"] = out["complete"] or bool(finished)
     timings = chunk.get("timings") if out["usage_source"] == "none" and len(choices) == 1 and payloads[-1] == "[DONE]" else None
     if timings:
         cached = timings["cache_n"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,8 +28,6 @@ MODEL = "tiny"
 REQUESTS, THREADS = 200, 8
 #: vLLM generates a few tokens on after its client is gone, and some that it never shows (control tokens)
 SLACK = 8
-#: where a machine is so busy that vLLM itself notices late that a client has left, it generates on for longer
-BUSY = 8
 QUESTIONS = ("Hello", "Count to ten", "Say pong", "Tell me a long story", "What is 2+2?")
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}, "unit": {"type": "string"}}, "required": ["city"]}
 TOOL = {
@@ -140,10 +139,10 @@ def send(http: httpx.Client, path: str, body: Body, load: Load) -> None:
 
 
 def abort(http: httpx.Client, pick: random.Random) -> tuple[str, int]:
-    """Leaves in the middle of the longest answer the tiny model knows (some 370 tokens, half a second): the exchange and the
-    events seen."""
+    """Leaves in the middle of a long answer: the exchange and the events seen. The tiny model knows no text as long (it makes 600
+    tokens a second), so it is not allowed to end it."""
     messages = [{"role": "user", "content": "Tell me a long story"}]
-    body = {"model": MODEL, "messages": messages, "max_tokens": 900, "temperature": 0, "stream": True}
+    body = {"model": MODEL, "messages": messages, "max_tokens": 1800, "min_tokens": 1800, "temperature": 0, "stream": True}
     wanted, seen = pick.randint(3, 40), 0
     with http.stream("POST", "/v1/chat/completions", json=body) as reply:
         uid = reply.headers.get("x-request-id", "")
@@ -154,8 +153,9 @@ def abort(http: httpx.Client, pick: random.Random) -> tuple[str, int]:
 
 
 @pytest.fixture
-def slack(vllm: str) -> int:
-    """Tokens that an abort may be off: more only where vLLM without us is already more than SLACK off what its client saw."""
+def calm(vllm: str) -> bool:
+    """Whether vLLM itself notices in time that a client has left: on a machine with other work it may generate on for hundreds
+    of tokens, which nobody in front of it can know of."""
     pick = random.Random(3)
     for _ in range(6):
         before = counted(vllm)
@@ -163,11 +163,11 @@ def slack(vllm: str) -> int:
             _, seen = abort(http, pick)
         role = 1
         if abs(counted(vllm)[1] - before[1] - (seen - role)) > SLACK:
-            return SLACK * BUSY
-    return SLACK
+            return False
+    return True
 
 
-def test_a_mixed_load(vllm: str, gateway: Gateway, slack: int) -> None:
+def test_a_mixed_load(vllm: str, gateway: Gateway, calm: bool) -> None:
     load = Load()
     before, before_ours = counted(vllm), ours(gateway)
 
@@ -194,11 +194,12 @@ def test_a_mixed_load(vllm: str, gateway: Gateway, slack: int) -> None:
     sources = {uid: end["summary"]["usage"]["source"] for uid, end in ends.items()}
     assert {sources[uid] for uid in aborted} == {"estimated"}
     assert {sources[uid] for uid in ends if uid not in aborted} == {"upstream"}
-    for name, their, our in zip(("prompt", "generation"), theirs, mine, strict=True):
-        assert abs(their - our) <= slack * len(aborted), f"{name}: vLLM {their:.0f}, we {our:.0f}, {len(aborted)} aborted"
+    room = SLACK * len(aborted)
+    assert abs(theirs[0] - mine[0]) <= room, (theirs, mine, len(aborted))
+    assert -room <= theirs[1] - mine[1] <= (room if calm else float("inf")), (theirs, mine, len(aborted))
 
 
-def test_times_are_vllm_s_and_the_client_s(vllm: str, gateway: Gateway, slack: int) -> None:
+def test_times_are_vllm_s_and_the_client_s(vllm: str, gateway: Gateway, calm: bool) -> None:
     """Not less than vLLM's own, whose clock begins at its frontend, and not far from what a client measures."""
     load, times = Load(), samples(vllm)
     with httpx.Client(base_url=gateway.url, timeout=300) as http:
@@ -213,7 +214,9 @@ def test_times_are_vllm_s_and_the_client_s(vllm: str, gateway: Gateway, slack: i
         ("ttft_ms", load.ttft, "vllm:time_to_first_token_seconds_sum"),
     ):
         mine, client = sum(ends[uid][field_] / 1000 for uid in clients), sum(clients.values())
-        assert abs(mine - client) <= (0.005 * len(clients) + 0.02 * client) * slack / SLACK, (field_, mine, client)
+        assert mine <= client
+        if calm:
+            assert client - mine <= 0.005 * len(clients) + 0.02 * client, (field_, mine, client)
         if len(clients) == len(load.e2e):  # vLLM measures the first token of replies that are not streamed, too
             assert mine >= later[name] - times[name]
 
@@ -231,7 +234,7 @@ def test_what_finishes_is_counted_to_the_token(vllm: str, gateway: Gateway) -> N
     ]
 
 
-def test_each_abort_is_within_8_tokens(vllm: str, gateway: Gateway, slack: int) -> None:
+def test_each_abort_is_within_8_tokens(vllm: str, gateway: Gateway, calm: bool) -> None:
     pick = random.Random(7)
     with httpx.Client(base_url=gateway.url, timeout=300) as http:
         for text in QUESTIONS:  # what finishes teaches how many tokens prompts have
@@ -250,5 +253,5 @@ def test_each_abort_is_within_8_tokens(vllm: str, gateway: Gateway, slack: int) 
         assert usage["source"] == "estimated"
         assert abs((after[0] - before[0]) - usage["prompt_tokens"]) <= SLACK, json.dumps(usage)
         off.append(abs((after[1] - before[1]) - usage["completion_tokens"]))
-    assert off and max(off) <= slack * (1 if slack == SLACK else 4), off
-    assert min(off) <= SLACK, off
+    assert statistics.median(off) <= SLACK, off
+    assert not calm or max(off) <= SLACK, off

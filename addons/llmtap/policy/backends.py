@@ -57,7 +57,7 @@ class Backend:
     starts_within_s: float | None = None  # of a stopped one that is started when asked for
     failures: int = 0  # requests that failed on it, one after the other
     trips: int = 0  # how often it has been taken for failing since it last worked
-    failing_since: float = 0.0  # monotonic clock
+    doubted_since: float = 0.0  # monotonic clock: when it began to be failing, or on trial
     told: str = ""  # the state that was counted and logged last
     missed: int = 0  # checks without an answer, one after the other
     lacks: set[str] = field(default_factory=set, repr=False)  # paths a check asks for that it does not have

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+
 import orjson
 import pytest
 from mitmproxy import http
+from mitmproxy.test import tflow
 
+from llmtap import answers
 from llmtap.answers import error_response, last_words, own_headers, plain_failure
 from llmtap.core.endpoints import ENDPOINTS
 from llmtap.core.errors import NoHealthyBackend, NotFound, TooLarge
@@ -90,3 +94,29 @@ def test_own_headers() -> None:
 )
 def test_reasons_in_plain_words_without_what_a_backend_wrote(message: str, words: str) -> None:
     assert words in plain_failure(message) and "SECRET" not in plain_failure(message)
+
+
+@pytest.mark.parametrize(
+    ("client", "server", "message", "left"),
+    [
+        (None, None, "Client disconnected.", True),
+        (b"h2", None, "peer closed connection", True),
+        (b"h2", b"http/1.1", "stream reset by client (CANCEL)", True),
+        (b"h2", None, "HTTP/2 connection closed: <ConnectionTerminated>", True),
+        (b"h2", None, "server closed connection", False),
+        (b"h2", b"h2", "peer closed connection", False),
+        (b"http/1.1", None, "peer closed connection", False),
+    ],
+)
+def test_who_has_left(client: bytes | None, server: bytes | None, message: str, left: bool) -> None:
+    flow = tflow.tflow()
+    flow.client_conn.alpn, flow.server_conn.alpn = client, server
+    assert answers.client_left(flow, message) is left
+
+
+def test_the_words_are_mitmproxys() -> None:
+    from mitmproxy.proxy.layers.http import _http1, _http2
+
+    assert "Client disconnected." in inspect.getsource(_http1)
+    source = inspect.getsource(_http2)
+    assert all(words in source for words in answers._HTTP2_GONE)

@@ -266,6 +266,20 @@ def test_half_open_recovery() -> None:
     assert under.state == "up" and under.backend.trips == 0
 
 
+def test_a_trial_that_nobody_asks_for_ends_by_itself() -> None:
+    under = Under()
+    under.fails(times=BURST)
+    under.clock.now += 5
+    under.check(answering())
+    assert under.state == "trial"
+    under.clock.now += 4
+    under.check(answering())
+    assert under.state == "trial"
+    under.clock.now += 1
+    under.check(answering())
+    assert under.state == "up" and under.backend.trips == 1, "should it fail again, it waits longer"
+
+
 def test_a_failed_trial_waits_longer_and_longer() -> None:
     under = Under()
     under.fails(times=BURST)

@@ -81,7 +81,7 @@ async def test_those_in_trouble_cost_only_their_part() -> None:
         server(answer(b"", b"NONSENSE")) as nonsense,
     ):
         lines = await page(
-            0.3, 1 << 20, fine=fine, missing=missing, huge=huge, slow=slow, packed=packed, nonsense=nonsense, gone=1
+            2.0, 1 << 20, fine=fine, missing=missing, huge=huge, slow=slow, packed=packed, nonsense=nonsense, gone=1
         )
     up = {line.split('"')[1]: line[-3:] for line in lines if line.startswith("llmtap_backend_scrape_up{")}
     assert up.pop("fine") == "1.0" and set(up.values()) == {"0.0"} and len(up) == 6
