@@ -69,7 +69,6 @@ class Measures:
         self.cache_lookups = counter("cache_lookups", "Looks into the response cache.", ("result",))
         self.hook_errors = counter("hook_errors", "Exceptions caught in a step of the gateway.", ("addon", "hook"))
         self.tee_errors = counter("tee_errors", "Replies that could not be decoded (passed on all the same).")
-        self.cache_lookups = counter("cache_lookups", "Requests by what the cache had for them.", ("result",))
         self.limit_storage_errors = counter("rate_limit_storage_errors", "Failures of the Redis that shares limits.", ())
         self.capture_dropped = counter("capture_dropped", "Captured parts that could not be written.", ("reason",))
         self.spool_bytes = gauge("spool_bytes", "Size of the capture log not yet in the database.", (), "max")
