@@ -94,7 +94,7 @@ class Endpoints:
         """Whether `answer` has one for this path."""
         if path in self._paths or path == "/v1/models" or path.startswith(_MODEL):
             return True
-        return path == "/api/tags" and any(b.kind == "ollama" for b in self._backends)
+        return path == "/api/tags" and self._backends.has_ollama
 
     def _models(self, visible: frozenset[str] | None) -> list[dict[str, object]]:
         cards = self._backends.models()
