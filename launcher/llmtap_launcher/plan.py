@@ -133,7 +133,7 @@ def make_plan(setup: Setup, folder: RunFolder, run: str, env: Mapping[str, str])
     return Plan(
         gateway,
         backends=backends,
-        writer=_writer(config, own) if config.capture.enabled else None,
+        writer=_writer(config, effective, own) if config.capture.enabled else None,
         datasette=_datasette(setup, own) if config.datasette.enabled and config.capture.enabled else None,
         slow=frozenset(backend.name for backend, launch in launched if launch.engine != "sim"),
         facts=facts(setup),
@@ -205,7 +205,7 @@ def _backend(backend: Backend, launch: Launch, run: str, env: Mapping[str, str],
     )
 
 
-def _writer(config: Config, env: Mapping[str, str]) -> Spec:
+def _writer(config: Config, effective: Path, env: Mapping[str, str]) -> Spec:
     argv = [
         sys.executable,
         "-P",
@@ -214,6 +214,8 @@ def _writer(config: Config, env: Mapping[str, str]) -> Spec:
         "ingest",
         "--follow",
         "--parent-pipe",
+        "--config",
+        str(effective),
         "--dir",
         str(config.capture.dir),
     ]

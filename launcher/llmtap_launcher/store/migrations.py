@@ -157,6 +157,7 @@ CREATE TABLE ratings (
   comment TEXT, at TEXT NOT NULL, uid TEXT NOT NULL, correction BLOB, UNIQUE (uid, name, source)
 );
 CREATE INDEX ratings_exchange ON ratings(exchange_id);
+CREATE INDEX ratings_correction ON ratings(correction) WHERE correction IS NOT NULL;
 CREATE TABLE prices (
   id INTEGER PRIMARY KEY, provider TEXT NOT NULL, model_glob TEXT NOT NULL, valid_from TEXT, in_nano INTEGER, out_nano INTEGER,
   cached_nano INTEGER, gpu_hour_nano INTEGER
@@ -171,6 +172,7 @@ CREATE INDEX exchanges_output_tip ON exchanges(output_tip, started_us) WHERE out
 CREATE INDEX exchanges_loose_tip ON exchanges(loose_tip, started_us) WHERE loose_tip IS NOT NULL;
 CREATE INDEX exchanges_loose_input ON exchanges(loose_input) WHERE loose_input IS NOT NULL;
 CREATE INDEX exchanges_tools ON exchanges(tools_hash) WHERE tools_hash IS NOT NULL;
+CREATE INDEX exchanges_unsettled ON exchanges(started_at) WHERE price_id IS NOT NULL AND cost_nanousd IS NULL;
 CREATE INDEX exchanges_response ON exchanges(response_id) WHERE endpoint = 'responses';
 """
 

@@ -77,6 +77,11 @@ class Rollups:
             else:
                 counts.subtract(gaps)
 
+    def cost(self, row: Mapping[str, Any], more: int) -> None:
+        """Adds to the cost of an exchange that is in already."""
+        key = row["started_at"][:10], row["key_name"] or "", model_of(row), row["backend"] or ""
+        self._usage.setdefault(key, [0] * 6)[5] += more
+
     def flush(self, conn: sqlite3.Connection) -> None:
         """Writes the sums, in the caller's transaction, and begins anew. Rows that came to nothing go."""
         for (hour, model, name), counts in self._gaps.items():
