@@ -36,6 +36,7 @@ _RULES: dict[str, tuple[set[str], tuple[str, ...]]] = {
     "token_timings": ({"exchange_id"}, (_UID,)),
     "usage_daily": (set(), ()),
     "websocket_messages": ({"exchange_id"}, (_UID,)),
+    "usage_hourly": (set(), ()),
 }
 
 

@@ -141,6 +141,12 @@ CREATE TABLE latency_hist (
   hour TEXT NOT NULL, model TEXT NOT NULL, key_name TEXT NOT NULL, metric TEXT NOT NULL, bucket INTEGER NOT NULL, n INTEGER NOT
   NULL, PRIMARY KEY (hour, model, key_name, metric, bucket)
 ) WITHOUT ROWID;
+CREATE TABLE usage_hourly (
+  hour TEXT NOT NULL, key_name TEXT NOT NULL, model TEXT NOT NULL, backend TEXT NOT NULL,
+  requests INTEGER NOT NULL, errors INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
+  cached_tokens INTEGER NOT NULL, cost_nanousd INTEGER NOT NULL,
+  PRIMARY KEY (hour, key_name, model, backend)
+) WITHOUT ROWID;
 CREATE TABLE usage_daily (
   day TEXT NOT NULL, key_name TEXT NOT NULL, model TEXT NOT NULL, backend TEXT NOT NULL,
   requests INTEGER NOT NULL, errors INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,

@@ -267,6 +267,7 @@ class Pruner:
             (day,),
         )
         self._conn.execute("DELETE FROM latency_hist WHERE hour < ? AND length(hour) > 10", (day,))
+        self._conn.execute("DELETE FROM usage_hourly WHERE hour < ?", (day,))
         self._conn.execute("COMMIT")
         self._folded = day
         yield

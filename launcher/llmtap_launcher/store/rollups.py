@@ -1,6 +1,6 @@
-"""`usage_daily` and `latency_hist`: what an exchange adds to them, gathered for a batch and written once.
+"""`usage_daily`, `usage_hourly` and `latency_hist`: what an exchange adds to them, gathered for a batch and written once.
 
-Percentiles over a million rows take seconds in SQL, and the rows go when they are old: these two stay. What an exchange adds
+Percentiles over a million rows take seconds in SQL, and the rows go when they are old: these stay. What an exchange adds
 is a plain function of its row, so a row that changes (a reply after all to what was lost) is taken out as it was and put in as
 it is.
 """
@@ -25,7 +25,7 @@ _GOOD = ("ok", "cached")
 #: gaps are integers of 0.1 ms: nearly all are found here
 _GAPS = tuple(bucket(n / 10) for n in range(4096))
 
-_UPSERT_USAGE = "INSERT INTO usage_daily VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET " + ", ".join(
+_UPSERT_USAGE = "INSERT INTO {} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET " + ", ".join(
     f"{c} = {c} + excluded.{c}"
     for c in ("requests", "errors", "prompt_tokens", "completion_tokens", "cached_tokens", "cost_nanousd")
 )
@@ -56,7 +56,7 @@ class Rollups:
         key, model = row["key_name"] or "", model_of(row)
         status = row["status"]
         failed = outcome not in _GOOD or (status is not None and status >= 400)
-        sums = self._usage.setdefault((at[:10], key, model, row["backend"] or ""), [0] * 6)
+        sums = self._usage.setdefault((at[:13], key, model, row["backend"] or ""), [0] * 6)
         sums[0] += sign
         sums[1] += sign * failed
         sums[2] += sign * (row["prompt_tokens"] or 0)
@@ -79,7 +79,7 @@ class Rollups:
 
     def cost(self, row: Mapping[str, Any], more: int) -> None:
         """Adds to the cost of an exchange that is in already."""
-        key = row["started_at"][:10], row["key_name"] or "", model_of(row), row["backend"] or ""
+        key = row["started_at"][:13], row["key_name"] or "", model_of(row), row["backend"] or ""
         self._usage.setdefault(key, [0] * 6)[5] += more
 
     def flush(self, conn: sqlite3.Connection) -> None:
@@ -88,13 +88,16 @@ class Rollups:
             for gap, n in counts.items():
                 at_bucket = _GAPS[gap] if 0 <= gap < len(_GAPS) else bucket(gap / 10)
                 self._hist[hour, model, name, "itl_ms", at_bucket] += n
-        usage = [(*key, *sums) for key, sums in self._usage.items() if any(sums)]
+        hourly = [(*key, *sums) for key, sums in self._usage.items() if any(sums)]
+        daily = [(key[0][:10], *key[1:], *sums) for key, sums in self._usage.items() if any(sums)]
         hist = [(*key, n) for key, n in self._hist.items() if n]
         fewer_requests = any(sums[0] < 0 for sums in self._usage.values())
         fewer_values = any(n < 0 for n in self._hist.values())
-        conn.executemany(_UPSERT_USAGE, usage)
+        conn.executemany(_UPSERT_USAGE.format("usage_hourly"), hourly)
+        conn.executemany(_UPSERT_USAGE.format("usage_daily"), daily)
         conn.executemany(_UPSERT_HIST, hist)
         if fewer_requests:
+            conn.execute("DELETE FROM usage_hourly WHERE requests = 0")
             conn.execute("DELETE FROM usage_daily WHERE requests = 0")
         if fewer_values:
             conn.execute("DELETE FROM latency_hist WHERE n = 0")

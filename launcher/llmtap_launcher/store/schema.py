@@ -21,6 +21,7 @@ TABLES: dict[str, str] = {
     "latency_hist": "Histograms of durations by hour, model and key: they add up over any span, and stay when exchanges go. "
     "Buckets are logarithmic, 8 an octave: bucket b ends at 0.01 * 2^(b/8). Only exchanges that went well count. "
     "Datasette's SQL has `hist_percentile(bucket, n, p)`.",
+    "usage_hourly": "The same as `usage_daily` by the hour, as long as exchanges are kept (`store.retain_days`).",
     "usage_daily": "Requests, tokens and cost by day, key, model and backend. It stays when exchanges go.",
     "ratings": "What people and judges say of a reply.",
     "prices": "The rates that costs were computed with.",
@@ -95,6 +96,18 @@ _EXCHANGE = {
     "loose_input": "The same of the last reply in the request; only where no reply in it was found by its hash.",
 }
 
+_USAGE = {
+    "key_name": "Name of the API key, empty without one.",
+    "model": "Served model; `other` for what no backend took.",
+    "backend": "Name of the backend, empty without one.",
+    "requests": "Requests that ended.",
+    "errors": "Those of them that failed or were cut off.",
+    "prompt_tokens": "Tokens of prompts.",
+    "completion_tokens": "Tokens of replies.",
+    "cached_tokens": "Tokens of prompts that came from prefix caches.",
+    "cost_nanousd": "Cost in billionths of a dollar.",
+}
+
 #: table: {column: meaning}; a view's columns mean what the table's do unless they are named here
 COLUMNS: dict[str, dict[str, str]] = {
     "exchanges": _EXCHANGE,
@@ -160,18 +173,8 @@ COLUMNS: dict[str, dict[str, str]] = {
         "bucket": "Number of the bucket.",
         "n": "Values in it.",
     },
-    "usage_daily": {
-        "day": "Day (UTC) the requests came.",
-        "key_name": "Name of the API key, empty without one.",
-        "model": "Served model; `other` for what no backend took.",
-        "backend": "Name of the backend, empty without one.",
-        "requests": "Requests that ended.",
-        "errors": "Those of them that failed or were cut off.",
-        "prompt_tokens": "Tokens of prompts.",
-        "completion_tokens": "Tokens of replies.",
-        "cached_tokens": "Tokens of prompts that came from prefix caches.",
-        "cost_nanousd": "Cost in billionths of a dollar.",
-    },
+    "usage_hourly": {**_USAGE, "hour": "Hour (UTC) the requests came, `2026-11-21T09`."},
+    "usage_daily": {**_USAGE, "day": "Day (UTC) the requests came."},
     "ratings": {
         "exchange_id": "The exchange; NULL while it is not stored.",
         "name": "What is rated: `thumb`, `helpfulness` …",

@@ -26,7 +26,7 @@ def test_it_comes_to_the_same(tmp_path: Path) -> None:
         before = checksums(conn)
         assert len(rows(conn, "conversations")) == 3
         conn.executescript(
-            "DELETE FROM conversations; DELETE FROM usage_daily; DELETE FROM latency_hist; "
+            "DELETE FROM conversations; DELETE FROM usage_daily; DELETE FROM usage_hourly; DELETE FROM latency_hist; "
             "UPDATE exchanges SET conversation_id = NULL, loose_tip = NULL, loose_input = NULL"
         )
         assert checksums(conn) != before

@@ -202,6 +202,8 @@ def test_hours_become_days(conn: sqlite3.Connection) -> None:
     prune(conn, 21, None, None, 5)
     assert column(conn, "SELECT DISTINCT hour FROM latency_hist ORDER BY 1") == ["2026-11-21", "2026-12-11T01"]
     assert conn.execute("SELECT metric, bucket, sum(n) FROM latency_hist GROUP BY 1, 2").fetchall() == before
+    assert column(conn, "SELECT hour FROM usage_hourly") == ["2026-12-11T01"]
+    assert column(conn, "SELECT day FROM usage_daily ORDER BY 1") == ["2026-11-21", "2026-12-11"]
 
 
 def test_what_is_due(conn: sqlite3.Connection) -> None:
