@@ -236,15 +236,17 @@ def writer_ready(capture_dir: Path) -> Probe:
 
 def _datasette(setup: Setup, env: Mapping[str, str]) -> Spec:
     page = setup.config.datasette
+    password = page.password.get_secret_value() if page.password is not None else None
     try:
-        argv, broken = datasette.datasette_argv(setup.config.db_path, page.host, page.port), None
+        argv, broken = datasette.datasette_argv(setup.config.db_path, page.host, page.port, password), None
     except ConfigError as error:
         argv, broken = [], str(error)
+    web = f"http://127.0.0.1:{setup.web_port}" if setup.web_port is not None else None
     return Spec(
         "datasette",
         argv,
-        env=datasette.datasette_env(env),
-        ready=http_ready(f"{setup.datasette_url}{datasette.READY_PATH}"),
+        env=datasette.datasette_env(env, password=password, pages=setup.datasette_url, gateway=setup.url, web=web),
+        ready=http_ready(datasette.ready_url(reachable(page.host), page.port, password)),
         grace_s=DATASETTE_GRACE_S,
         listens=(page.host, page.port),
         broken=broken,

@@ -355,6 +355,9 @@ class Datasette(t.Section):
         default="127.0.0.1", description="Address to listen on. Whoever reaches it can read every recorded prompt."
     )
     port: t.Port = Field(default=8001, description="Port. 0: any free port.")
+    password: t.Secret | None = Field(
+        default=None, repr=False, description="Password of the pages (any user name); needed where others can reach them."
+    )
 
 
 class Metrics(t.Section):

@@ -51,3 +51,10 @@ def when(iso: str) -> str:
     if at.tzinfo is not None:
         at = at.astimezone(UTC)
     return at.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def dollars(value: float) -> str:
+    """`$0.0031`, `$1.25`, `$1,234`."""
+    if value >= 1000:
+        return f"${value:,.0f}"
+    return f"${value:.2f}" if value >= 1 or value == 0 else f"${value:.6f}".rstrip("0").rstrip(".")

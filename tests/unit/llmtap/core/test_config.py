@@ -79,7 +79,7 @@ PROMISED: dict[str, Any] = {
         "max_gb": 50,
         "archive_days": 3,
     },
-    "datasette": {"enabled": True, "host": "127.0.0.1", "port": 8001},
+    "datasette": {"enabled": True, "host": "127.0.0.1", "port": 8001, "password": None},
     "metrics": {"enabled": True, "vllm_names": False, "engine_label": "proxy", "max_model_len": 32768},
     "logging": {"level": "INFO", "json": True, "request_log": True, "prompts": False},
     "prices": (),
