@@ -96,7 +96,7 @@ def _frame(drawn: Markup, times: Sequence[str], top: float, show: Format, series
     grid = [
         Markup(
             '<line class="grid" x1="{}" x2="{}" y1="{y:.1f}" y2="{y:.1f}"/><text class="y" x="{}" y="{:.1f}">{}</text>'
-        ).format(_LEFT, WIDTH - _RIGHT, _LEFT - 6, y + 3.5, show(top * n / _GRID), y=y)
+        ).format(_LEFT, WIDTH - _RIGHT, _LEFT - 6, y + 3.5, show(top * n / _GRID) if n else "0", y=y)
         for n in range(_GRID + 1)
         for y in [_y(top * n / _GRID, top)]
     ]

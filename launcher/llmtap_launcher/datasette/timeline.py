@@ -82,7 +82,7 @@ def svg(deltas: Sequence[int], duration_ms: float | None = None) -> Markup:
                 x(stall.start_ms), _TOP, max(width, 1), height, words
             )
         )
-        if width > 46:
+        if width > 34:
             out.append(
                 Markup('<text class="stall-label" x="{:.1f}" y="{}">{}</text>').format(
                     x(stall.start_ms) + width / 2, _TOP - 4, duration(stall.took_ms)

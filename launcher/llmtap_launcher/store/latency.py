@@ -1,5 +1,5 @@
 """The buckets of `latency_hist`: logarithmic, eight an octave, so that histograms of any hours add up and a percentile is off
-by 4.5 % at most.
+by less than 9 %.
 
 Bucket b holds values in (0.01 * 2^((b-1)/8), 0.01 * 2^(b/8)]; bucket 0 all up to 0.01. Durations are milliseconds,
 `tokens_per_second` is what it says.
@@ -33,14 +33,14 @@ def percentile(counts: Mapping[int, int], p: float) -> float | None:
     total = sum(counts.values())
     if total <= 0:
         return None
-    wanted = total * p / 100
+    wanted = max(1, math.ceil(total * p / 100))  # nearest rank
     seen = 0
     for number in sorted(counts):
         n = counts[number]
         if n > 0 and seen + n >= wanted:
             if number == 0:
                 return LEAST
-            share = max(0.0, min(1.0, (wanted - seen) / n))
+            share = max(0.0, min(1.0, (wanted - seen - 0.5) / n))  # a value alone counts as the middle
             return float(LEAST * 2 ** ((number - 1 + share) / PER_OCTAVE))
         seen += n
     return upper(max(counts))
