@@ -92,6 +92,7 @@ _EXCHANGE = {
     "websocket, beyond those that are kept), and what the backend adds (timings, fingerprint).",
     "request_id": "The client's own `x-request-id`.",
     "boot": "Worker and start of it whose spool it was in; only used to tell lost exchanges.",
+    "model": "Model the reply names, else the one the client named (computed).",
     "loose_tip": "Names question and reply whatever their white space; finds the turn before when a client trims replies.",
     "loose_input": "The same of the last reply in the request; only where no reply in it was found by its hash.",
 }
@@ -113,7 +114,6 @@ COLUMNS: dict[str, dict[str, str]] = {
     "exchanges": _EXCHANGE,
     "requests": {
         **_EXCHANGE,
-        "model": "Model the reply names, else the one the client named.",
         "prompt": "What the user said last, its first 200 characters.",
         "reply": "What the model said, its first 200 characters; → and the names when it only called tools.",
     },
