@@ -186,6 +186,7 @@ class Pruner:
             "params_json = ?, response_meta_json = ? WHERE id = ?",
             [(_without(row[5], ("body",)), _without(row[6], ("body", "output_tips", "reasoning")), row[0]) for row in rows],
         )
+        self._conn.execute(f"DELETE FROM websocket_messages WHERE exchange_id IN ({_marks(ids)})", ids)
         talks = {row[1] for row in rows if row[1] is not None}
         self._conn.executemany(
             "UPDATE conversations SET title = NULL WHERE id = ? AND NOT EXISTS "
@@ -201,7 +202,12 @@ class Pruner:
         corrections = self._conn.execute(
             f"SELECT correction FROM ratings WHERE exchange_id IN ({marks}) AND correction IS NOT NULL", ids
         ).fetchall()
-        for table, column in (("token_timings", "exchange_id"), ("websocket_messages", "exchange_id"), ("ratings", "exchange_id"), ("exchanges", "id")):
+        for table, column in (
+            ("token_timings", "exchange_id"),
+            ("websocket_messages", "exchange_id"),
+            ("ratings", "exchange_id"),
+            ("exchanges", "id"),
+        ):
             self._conn.execute(f"DELETE FROM {table} WHERE {column} IN ({marks})", ids)
         for talk in {row[1] for row in rows if row[1] is not None}:
             summarise(self._conn, talk)

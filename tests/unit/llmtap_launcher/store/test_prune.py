@@ -134,6 +134,23 @@ def test_raw_bodies_are_texts_too(conn: sqlite3.Connection) -> None:
     assert column(conn, "SELECT params_json FROM exchanges") == [None]
 
 
+def test_what_was_said_over_a_websocket_is_text_too(conn: sqlite3.Connection) -> None:
+    said = [{"at_ms": 1.5, "from": "client", "bytes": 5, "text": "hello"}]
+    for uid in "ab":
+        records = [
+            begin(uid, b"", is_json=False, endpoint="realtime", path="/v1/realtime"),
+            end(uid, summary=None, messages=said),
+        ]
+        conn.execute("BEGIN")
+        assert Ingester(conn).apply(Item(Segment("w0", "b", 1), 0, encode(r)) for r in records).poison == []
+        conn.execute("COMMIT")
+    assert column(conn, "SELECT content FROM websocket_messages") == ["hello", "hello"]
+    prune(conn, 10, None, 5, None)
+    assert column(conn, "SELECT count(*) FROM websocket_messages") == [0]
+    assert column(conn, "SELECT count(*) FROM exchanges") == [2]
+    sound(conn)
+
+
 def test_a_correction_goes_with_its_rating(conn: sqlite3.Connection) -> None:
     put(conn, "a", 0, ["one"], "un")
     put(conn, "b", 0.1, ["one"], "better")
