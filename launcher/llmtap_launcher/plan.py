@@ -133,7 +133,7 @@ def make_plan(setup: Setup, folder: RunFolder, run: str, env: Mapping[str, str])
     return Plan(
         gateway,
         backends=backends,
-        writer=_writer(config, own) if config.capture.enabled else None,
+        writer=_writer(config, effective, own) if config.capture.enabled else None,
         datasette=_datasette(setup, own) if config.datasette.enabled and config.capture.enabled else None,
         slow=frozenset(backend.name for backend, launch in launched if launch.engine != "sim"),
         facts=facts(setup),
@@ -205,7 +205,7 @@ def _backend(backend: Backend, launch: Launch, run: str, env: Mapping[str, str],
     )
 
 
-def _writer(config: Config, env: Mapping[str, str]) -> Spec:
+def _writer(config: Config, effective: Path, env: Mapping[str, str]) -> Spec:
     argv = [
         sys.executable,
         "-P",
@@ -214,6 +214,8 @@ def _writer(config: Config, env: Mapping[str, str]) -> Spec:
         "ingest",
         "--follow",
         "--parent-pipe",
+        "--config",
+        str(effective),
         "--dir",
         str(config.capture.dir),
     ]
@@ -234,15 +236,17 @@ def writer_ready(capture_dir: Path) -> Probe:
 
 def _datasette(setup: Setup, env: Mapping[str, str]) -> Spec:
     page = setup.config.datasette
+    password = page.password.get_secret_value() if page.password is not None else None
     try:
-        argv, broken = datasette.datasette_argv(setup.config.db_path, page.host, page.port), None
+        argv, broken = datasette.datasette_argv(setup.config.db_path, page.host, page.port, password), None
     except ConfigError as error:
         argv, broken = [], str(error)
+    web = f"http://127.0.0.1:{setup.web_port}" if setup.web_port is not None else None
     return Spec(
         "datasette",
         argv,
-        env=datasette.datasette_env(env),
-        ready=http_ready(f"{setup.datasette_url}{datasette.READY_PATH}"),
+        env=datasette.datasette_env(env, password=password, pages=setup.datasette_url, gateway=setup.url, web=web),
+        ready=http_ready(datasette.ready_url(reachable(page.host), page.port, password)),
         grace_s=DATASETTE_GRACE_S,
         listens=(page.host, page.port),
         broken=broken,

@@ -329,9 +329,22 @@ class Store(t.Section):
     """The capture database."""
 
     path: t.FilePath | None = Field(default=None, description="The SQLite file; null: capture.db in capture.dir.")
-    retain_days: t.Duration = Field(default=30, description="Days an exchange is kept.")
-    retain_bodies_days: t.Duration = Field(default=30, description="Days its texts are kept.")
-    max_gb: t.Size = Field(default=50, description="Size at which the oldest exchanges go, in GB.")
+    retain_days: t.DurationOrNone = Field(
+        default=30, description="Days an exchange is kept. 0: for ever. Statistics (usage_daily, latency_hist) always stay."
+    )
+    retain_bodies_days: t.DurationOrNone = Field(
+        default=30, description="Days its texts are kept. 0: as long as the exchange."
+    )
+    retain_timings_days: t.DurationOrNone = Field(
+        default=30, description="Days the arrival times of its tokens are kept. 0: as long as the exchange."
+    )
+    max_gb: t.SizeOrNone = Field(
+        default=50, description="Size at which the oldest exchanges go, in GB (1,000,000,000 bytes). 0: no limit."
+    )
+    archive_days: t.DurationOrNone = Field(
+        default=3,
+        description="Days a spool file is kept, compressed (DIR/archive), after the database has all of it. 0: not at all.",
+    )
 
 
 class Datasette(t.Section):
@@ -342,6 +355,9 @@ class Datasette(t.Section):
         default="127.0.0.1", description="Address to listen on. Whoever reaches it can read every recorded prompt."
     )
     port: t.Port = Field(default=8001, description="Port. 0: any free port.")
+    password: t.Secret | None = Field(
+        default=None, repr=False, description="Password of the pages (any user name); needed where others can reach them."
+    )
 
 
 class Metrics(t.Section):

@@ -36,10 +36,6 @@ NOT_YET: dict[str, Works] = {
     "auth.keys.*.budget_period": ONLY_THE_DEFAULT,
     "single_flight": ONLY_THE_DEFAULT,
     "batching": ONLY_THE_DEFAULT,
-    "store.retain_days": ONLY_THE_DEFAULT,
-    "store.retain_bodies_days": ONLY_THE_DEFAULT,
-    "store.max_gb": ONLY_THE_DEFAULT,
-    "prices": ONLY_THE_DEFAULT,
 }
 
 
