@@ -25,7 +25,7 @@ from llmtap.policy.lru import Lru
 from llmtap.wire.rebuild import to_stream, to_whole
 from llmtap.wire.withhold import UsageFilter
 
-Lookup = Literal["hit", "miss", "bypass", "error"]
+Lookup = Literal["hit", "miss", "shared", "bypass", "error"]
 _JSON, _EVENTS = "application/json", "text/event-stream; charset=utf-8"
 _PREFIX = b"llmtap:cache:"
 #: replies that ended of their own accord
@@ -66,11 +66,6 @@ class Cache:
         self._paced = config.replay == "original"
 
     # ---- looking up
-
-    def on_requestheaders(self, flow: http.HTTPFlow, ex: Exchange) -> None:
-        wish = ex.headers(flow.request).get(b"x-llmtap-cache")
-        if wish is not None:
-            ex.cache_wish = wish.strip().lower()
 
     def on_request(self, flow: http.HTTPFlow, ex: Exchange) -> Awaitable[None] | None:
         key = self.key_of(flow, ex)
@@ -171,7 +166,7 @@ class CacheFill:
 
     def on_responseheaders(self, flow: http.HTTPFlow, ex: Exchange) -> None:
         response = flow.response
-        if ex.cache_key is None or ex.cache == "hit" or response is None or response.data.status_code != 200:
+        if ex.cache_key is None or ex.cache in ("hit", "shared") or response is None or response.data.status_code != 200:
             return
         if callable(response.stream):
             ex.kept = Kept(response.stream, self._clock if self._timings else None)
@@ -180,7 +175,14 @@ class CacheFill:
     def on_finish(self, flow: http.HTTPFlow, ex: Exchange) -> None:
         kept, ex.kept = ex.kept, None
         key, summary, response = ex.cache_key, ex.summary, flow.response
-        if key is None or ex.cache == "hit" or ex.outcome != "ok" or ex.status != 200 or summary is None or response is None:
+        if (
+            key is None
+            or ex.cache in ("hit", "shared")
+            or ex.outcome != "ok"
+            or ex.status != 200
+            or summary is None
+            or response is None
+        ):
             return
         if summary.error_type is not None or "content-encoding" in response.headers or not self._cache.right_model(ex):
             return

@@ -201,7 +201,7 @@ class Chain(Lifecycle):
 
     def _forwarding(self, flow: http.HTTPFlow, ex: Exchange) -> None:
         if ex.refusal is None:
-            if ex.cache != "hit":
+            if ex.cache not in _ANSWERED:
                 ex.forwarded = _now()
             if ex.plan is not None:
                 self._plans[flow] = ex.plan
@@ -332,6 +332,7 @@ class Chain(Lifecycle):
     def client_disconnected(self, client: connection.Client) -> None:
         for gateway in self._gateways():
             gateway.queueing.client_left(client.id)
+            gateway.policies.client_left(client.id)
 
 
 #: how a backend may end a websocket without anything being wrong: done, going away, no code given
@@ -342,6 +343,8 @@ _KILLED = "Connection killed."  # mitmproxy.flow.Error.KILLED_MESSAGE
 
 
 _now = time.monotonic
+#: without a backend's doing
+_ANSWERED = ("hit", "shared")
 
 
 def _for_page(later: Callable[[], Awaitable[http.Response]], origin: str) -> Callable[[], Awaitable[http.Response]]:

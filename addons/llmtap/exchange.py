@@ -80,6 +80,9 @@ class Exchange:
     cache_wish = b""  # the client's own x-llmtap-cache
     cache_key: bytes | None = None  # what its reply will be known by
     kept: Any = None  # the reply's pieces, for the cache
+    flight: Any = None  # led: others may follow
+    flight_key = b""
+    following: Any = None
     lane = False  # the gateway lane carries it: the plan is carried out, keys of backends are put on there
     # the body
     body: bytes | None = None  # as received

@@ -32,8 +32,11 @@ def open_exchange(flow: http.HTTPFlow, path: str | None) -> Exchange:
 
 
 def read_own_headers(request: http.Request, ex: Exchange) -> None:
-    """`x-llmtap-tags` and `x-llmtap-metadata`. Raises BadRequest."""
+    """`x-llmtap-tags`, `x-llmtap-metadata` and `x-llmtap-cache`. Raises BadRequest."""
     headers = ex.headers(request)
+    wish = headers.get(b"x-llmtap-cache")
+    if wish:
+        ex.cache_wish = wish.strip().lower()
     tags = text(headers.get(b"x-llmtap-tags"))
     if tags:
         ex.tags = [t for t in (tag.strip() for tag in tags.split(",")) if t]

@@ -16,6 +16,7 @@ from llmtap.cors import Cors
 from llmtap.limits import Limits
 from llmtap.metrics import GatewayMetrics
 from llmtap.policy.backends import Backends
+from llmtap.single_flight import FlightFill, SingleFlight
 
 
 class Policies:
@@ -52,6 +53,11 @@ class Policies:
                 lookups = {result: metrics.cache_lookups.labels(result) for result in get_args(Lookup)}
                 self.cache = Cache(cache, self._shared(cache.storage), lambda result: lookups[result].inc())
 
+        self.single_flight: SingleFlight | None = None
+        if config.single_flight.enabled:
+            known = before.single_flight if before is not None else None
+            self.single_flight = known or SingleFlight(config.single_flight, metrics.cache_lookups.labels("shared").inc)
+
     @property
     def before_routing(self) -> list[Any]:
         """Steps between the parsing of a body and the choice of a backend."""
@@ -60,12 +66,17 @@ class Policies:
     @property
     def after_routing(self) -> list[Any]:
         """Steps between that choice and the way to the backend."""
-        return [addon for addon in (self.limits, self.cache) if addon is not None]
+        return [addon for addon in (self.limits, self.cache, self.single_flight) if addon is not None]
 
     @property
     def after_tee(self) -> list[Any]:
         """Observers that want to see a reply before anything is withheld of it."""
-        return [CacheFill(self.cache, self._config.cache.replay == "original")] if self.cache is not None else []
+        found: list[Any] = []
+        if self.cache is not None:
+            found.append(CacheFill(self.cache, self._config.cache.replay == "original"))
+        if self.single_flight is not None:
+            found.append(FlightFill())
+        return found
 
     def start(self) -> None:
         """This configuration is in force now."""
@@ -76,6 +87,13 @@ class Policies:
         if self.cache is not None:
             self.cache.reload(self._config.cache)
             self.cache.aliases = self._backends.aliases
+        if self.single_flight is not None:
+            self.single_flight.reload(self._config.single_flight)
+
+    def client_left(self, client: str) -> None:
+        """The connection of this id is gone."""
+        if self.single_flight is not None:
+            self.single_flight.client_left(client)
 
     def stop(self) -> None:
         """The end of the process."""

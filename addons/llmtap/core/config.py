@@ -296,6 +296,10 @@ class SingleFlight(t.Section):
     """Identical requests at the same time."""
 
     enabled: bool = Field(default=False, description="Send one of them to the backend and give all its answer.")
+    scope: Literal["key", "all"] = Field(default="key", description="Who shares: the requests of one key, or all.")
+    only_deterministic: bool = Field(
+        default=False, description="Only requests with temperature 0 or a seed; else what is sampled is shared, too."
+    )
 
 
 class Batching(t.Section):

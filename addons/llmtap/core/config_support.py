@@ -34,7 +34,6 @@ NOT_YET: dict[str, Works] = {
     "server.workers": ONLY_THE_DEFAULT,
     "auth.keys.*.budget_usd": ONLY_THE_DEFAULT,
     "auth.keys.*.budget_period": ONLY_THE_DEFAULT,
-    "single_flight": ONLY_THE_DEFAULT,
     "batching": ONLY_THE_DEFAULT,
 }
 

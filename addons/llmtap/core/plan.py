@@ -45,6 +45,7 @@ class Plan:
     idle_s: float = 600.0
     total_s: float = 3600.0
     on_client_disconnect: Literal["abort", "drain"] = "abort"
+    shared: bool = False  # others wait for the reply: neither a slow client nor one that leaves holds it up
     body: AsyncIterator[bytes] | None = None  # a generated answer: the flow's response head plus these chunks
     # noted by the lane
     attempts: int = 0
@@ -54,4 +55,5 @@ class Plan:
     left_at: float | None = None  # monotonic clock when the client had gone
     sent_at: float | None = None  # clock of the event loop when the request had been handed to the backend
     on_failure: Callable[[Target, FailureReason], None] | None = field(default=None, repr=False)
+    resume: Callable[[], None] | None = field(default=None, repr=False)  # while a backend works: read on, if it was held up
     cancel: Callable[[Exception], None] | None = field(default=None, repr=False)  # while a backend works: end it with this

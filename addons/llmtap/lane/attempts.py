@@ -60,7 +60,7 @@ class Attempts:
     def drains(self) -> bool:
         """The backend may finish although the client is gone."""
         plan = self.plan
-        return plan.on_client_disconnect == "drain" or (plan.served_by is not None and plan.served_by.drain)
+        return plan.shared or plan.on_client_disconnect == "drain" or (plan.served_by is not None and plan.served_by.drain)
 
     @property
     def may_retry(self) -> bool:
@@ -72,6 +72,7 @@ class Attempts:
         """The connection whose response's head has come and will be used. Raises ApiError when all candidates failed."""
         plan = self.plan
         plan.cancel = self.fail
+        plan.resume = self.resume
         failed: Failure | None = None
         at = 0
         target = self._candidate(at, "refused")
@@ -233,7 +234,7 @@ class Attempts:
 
     def pause(self) -> None:
         """The client takes no more for now."""
-        if self._upstream is not None:
+        if self._upstream is not None and not self.plan.shared:
             self._upstream.pause()
 
     def resume(self) -> None:
@@ -259,7 +260,7 @@ class Attempts:
         """The exchange is over."""
         self.release()
         self._taken = None
-        self.plan.cancel = None
+        self.plan.cancel = self.plan.resume = None
         self.watch.stop()
         del self.watch  # it knows this object: a cycle would leave every flow to the garbage collector
 

@@ -18,6 +18,7 @@ from llmtap.core.endpoints import endpoint_of
 from llmtap.core.record import Choice, Summary, Usage
 from llmtap.core.redis import SharedRedis
 from llmtap.exchange import Exchange
+from llmtap.opening import read_own_headers
 from llmtap.policy.keys import Client
 from llmtap.policy.route import Route
 from llmtap.wire.request import parse
@@ -61,7 +62,7 @@ class Desk:
         ex.parsed, ex.lane = parse(endpoint.name, raw), True
         ex.client = Client(key) if key is not None else None
         ex.route = Route("any", ex.model)
-        self.cache.on_requestheaders(flow, ex)
+        read_own_headers(flow.request, ex)
         return flow, ex
 
     def ask(self, *args: Any, **kwargs: Any) -> tuple[http.HTTPFlow, Exchange]:

@@ -61,7 +61,7 @@ PROMISED: dict[str, Any] = {
         "replay": "instant",
         "storage": "memory://",
     },
-    "single_flight": {"enabled": False},
+    "single_flight": {"enabled": False, "scope": "key", "only_deterministic": False},
     "batching": {"enabled": False, "max_batch_size": 8, "max_wait_ms": 50},
     "capture": {
         "enabled": True,

@@ -181,11 +181,11 @@ def test_checks_over_several_keys_point_at_the_one_to_mend(file: Path) -> None:
 
 def test_not_available_yet(file: Path) -> None:
     file.write_text("server:\n  workers: 4\nbatching: {enabled: true}\n")
-    lines = fails(file, {"LLMTAP_SINGLE_FLIGHT__ENABLED": "true"})
+    lines = fails(file, {"LLMTAP_STORE__MAX_GB": "3"})
     assert [line.partition(": not available yet")[0] for line in lines] == [
         "f.yaml:2: server.workers",
-        "LLMTAP_SINGLE_FLIGHT__ENABLED: single_flight.enabled",
         "f.yaml:3: batching.enabled",
+        "LLMTAP_STORE__MAX_GB: store.max_gb",
     ]
 
 
