@@ -336,9 +336,7 @@ class Store(t.Section):
     retain_days: t.DurationOrNone = Field(
         default=30, description="Days an exchange is kept. 0: for ever. Statistics (usage_daily, latency_hist) always stay."
     )
-    retain_bodies_days: t.DurationOrNone = Field(
-        default=30, description="Days its texts are kept. 0: as long as the exchange."
-    )
+    retain_bodies_days: t.DurationOrNone = Field(default=30, description="Days its texts are kept. 0: as long as the exchange.")
     retain_timings_days: t.DurationOrNone = Field(
         default=30, description="Days the arrival times of its tokens are kept. 0: as long as the exchange."
     )
