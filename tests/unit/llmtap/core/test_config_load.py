@@ -180,12 +180,12 @@ def test_checks_over_several_keys_point_at_the_one_to_mend(file: Path) -> None:
 
 
 def test_not_available_yet(file: Path) -> None:
-    file.write_text("cache:\n  enabled: true\nbatching: {enabled: true}\n")
+    file.write_text("store:\n  retain_days: 4\nbatching: {enabled: true}\n")
     lines = fails(file, {"LLMTAP_SINGLE_FLIGHT__ENABLED": "true"})
     assert [line.partition(": not available yet")[0] for line in lines] == [
-        "f.yaml:2: cache.enabled",
         "LLMTAP_SINGLE_FLIGHT__ENABLED: single_flight.enabled",
         "f.yaml:3: batching.enabled",
+        "f.yaml:2: store.retain_days",
     ]
 
 
