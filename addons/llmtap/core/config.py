@@ -45,7 +45,11 @@ class Server(t.Section):
         description="Certificate chain in PEM form: the gateway then speaks HTTPS, and nothing else, on its ports.",
     )
     tls_key: t.FilePath | None = Field(default=None, description="Its private key in PEM form; null: it is in tls_cert.")
-    workers: t.Workers = Field(default=1, description="Gateway processes sharing the port.")
+    workers: t.Workers = Field(
+        default=1,
+        description="Gateway processes sharing the port, for more requests than one processor carries. "
+        "Limits of memory:// count in each by itself.",
+    )
     web: bool = Field(default=False, description="Run mitmweb for interactive inspection (port 8081, its token is printed).")
     max_body_mb: t.BodyMegabytes = Field(
         default=64, description="Largest request body in MB (1,048,576 bytes); a larger one is answered 413."
@@ -72,6 +76,12 @@ class Server(t.Section):
     def _certified(self) -> Self:
         if self.tls_key is not None and self.tls_cert is None:
             raise _wrong("needs tls_cert, the certificate it belongs to", "tls_key")
+        return self
+
+    @model_validator(mode="after")
+    def _one_to_look_into(self) -> Self:
+        if self.web and self.workers > 1:
+            raise _wrong("shows one process: leave out workers, or web", "web")
         return self
 
 

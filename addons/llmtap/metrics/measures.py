@@ -66,7 +66,6 @@ class Measures:
         self.backend_failures = counter("backend_failures", "Failed attempts to use a backend.", ("backend", "reason"))
         self.backend_changes = counter("backend_state_changes", "Changes of a backend's state, to which.", ("backend", "state"))
         self.backend_up = gauge("backend_up", "1 while the backend passes its health check.", ("backend",), "max")
-        self.cache_lookups = counter("cache_lookups", "Looks into the response cache.", ("result",))
         self.hook_errors = counter("hook_errors", "Exceptions caught in a step of the gateway.", ("addon", "hook"))
         self.tee_errors = counter("tee_errors", "Replies that could not be decoded (passed on all the same).")
         self.cache_lookups = counter("cache_lookups", "Requests by what the cache had for them.", ("result",))
