@@ -299,6 +299,10 @@ def _commands_page() -> str:
            "Exit status: 0 done, 1 failed (one clear line on stderr), 2 wrong usage.", ""]  # fmt: skip
     groups = [[name] for name in COMMANDS] + [["engine", "install"]]
     for words in sorted(groups):
+        command: Any = cli
+        for word in words:
+            command = command.get_command(None, word)
+            command._help_option = None  # click remembers it as of the first use, which may have been without `-h`
         done = CliRunner().invoke(cli, [*words, "--help"], prog_name="llmtap", terminal_width=100)
         out += [
             f"## llmtap {' '.join(words)}",

@@ -15,7 +15,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / name) for name in ("addons", "launcher", "tests")]
 
+from llmtap.core.config import Price  # noqa: E402
 from llmtap.core.record import Choice  # noqa: E402
+from llmtap_launcher.store.options import Options  # noqa: E402
+from llmtap_launcher.store.pricing import own_rates  # noqa: E402
 from support.browser import Browser, find  # noqa: E402
 from support.captures import START_US, Captures, weather  # noqa: E402
 from support.datasette_server import serve  # noqa: E402
@@ -38,11 +41,20 @@ TALKS = (
 )
 
 
+def prices() -> Options:
+    """What the demo's models cost."""
+    rates = [
+        Price(model="qwen3-8b", input_usd_per_million=0.1, output_usd_per_million=0.4, cached_usd_per_million=0.02),
+        Price(model="llama-3.1-8b", input_usd_per_million=0.05, output_usd_per_million=0.2),
+    ]
+    return Options(own_rates(rates))
+
+
 def demo(captures: Captures) -> list[str]:
     """Some hours of mixed traffic, and at its end a conversation with tool calls. Returns the conversation's uids."""
     dice = random.Random(7)
     for i in range(240):
-        at_us = START_US - (240 - i) * 61_000_000 + dice.randrange(40_000_000)
+        at_us = START_US - (240 - i) * 305_000_000 + dice.randrange(40_000_000)
         asked, answered = dice.choice(TALKS)
         model = dice.choice(["qwen3-8b", "qwen3-8b", "llama-3.1-8b", "sim-small"])
         who = {"model": model, "key_name": dice.choice(["production", "production", "ci", "notebook"]), "at_us": at_us}
@@ -56,6 +68,7 @@ def demo(captures: Captures) -> list[str]:
             "duration_ms": took,
             "served": model,
             "chunks": tokens,
+            "deltas": [round(ttft * 10), *(max(1, round(dice.gauss(260, 60))) for _ in range(tokens - 1))],
         }
         if luck < 0.02:
             refusal = {"status": 503, "error_type": "no_healthy_backend", "error_message": f"no healthy backend serves {model}"}
@@ -72,17 +85,25 @@ def demo(captures: Captures) -> list[str]:
 
 
 def main(folder: Path) -> None:
-    """Both pictures."""
+    """All pictures."""
     chromium = find()
     if chromium is None:
         sys.exit("no Chromium found: install it (apt-get install chromium) or set $CHROMIUM")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        with Captures(Path(scratch)) as captures:
+        with Captures(Path(scratch), prices()) as captures:
             _, uid, _ = demo(captures)
+        pages = (
+            ("requests", "/", 1280, 760),
+            ("transcript", f"/-/transcript/{uid}", 1280, 1180),
+            ("search", "/capture/search?q=revenue", 1280, 560),
+            ("dashboard", "/-/dashboard", 1280, 1010),
+            ("conversations", "/capture/conversations?turns=2", 1280, 420),
+            ("phone", f"/-/transcript/{uid}", 390, 844),
+        )
         with serve(captures.db, Path(scratch) / "log") as server, Browser(chromium, Path(scratch) / "profile") as browser:
-            for name, path, height in (("requests", "/", 760), ("transcript", f"/-/transcript/{uid}", 1180)):
-                browser.open(server.url + path, 1280, height)
+            for name, path, width, height in pages:
+                browser.open(server.url + path, width, height)
                 browser.screenshot(folder / f"{name}.png")
                 print(folder / f"{name}.png")
 

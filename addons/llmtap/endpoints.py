@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -24,6 +25,8 @@ class Exposition(Protocol):
     async def text(self, accept: str) -> tuple[str, bytes]: ...
     async def plain(self) -> dict[str, Any]: ...
     async def backends(self) -> tuple[str, bytes]: ...
+    def tell(self, facts: Callable[[], dict[str, Any]]) -> None: ...
+    async def told(self) -> list[dict[str, Any]]: ...
 
 
 class Endpoints:
@@ -45,6 +48,8 @@ class Endpoints:
             "/stats": self._status,
         }
         self._exposition = exposition
+        if exposition is not None:
+            exposition.tell(self._facts)
 
     def knows(self, request: http.Request, path: str) -> bool:
         """Whether this request is for us."""
@@ -90,11 +95,16 @@ class Endpoints:
             orjson.dumps({"status": "ok" if ready else "no healthy backend", "backends": states}),
         )
 
+    def _facts(self) -> dict[str, Any]:
+        """What is in no metric, of this process alone."""
+        loads = {b.name: {"in_flight": b.in_flight, "max_concurrency": b.max_concurrency} for b in self._backends}
+        return {"pid": os.getpid(), **self._stats(), "backends": loads}
+
     def _quick(self, path: str) -> bool:
         """Whether `answer` has one for this path."""
         if path in self._paths or path == "/v1/models" or path.startswith(_MODEL):
             return True
-        return path == "/api/tags" and any(b.kind == "ollama" for b in self._backends)
+        return path == "/api/tags" and self._backends.has_ollama
 
     def _models(self, visible: frozenset[str] | None) -> list[dict[str, object]]:
         cards = self._backends.models()
@@ -111,6 +121,7 @@ class Endpoints:
 
     async def _status(self, request: http.Request, exposition: Exposition) -> Reply:
         snapshot = await exposition.plain()
+        told = await exposition.told()
         backends = [
             {
                 "name": b.name,
@@ -119,8 +130,7 @@ class Endpoints:
                 "reason": b.reason,
                 "kind": b.kind,
                 "draining": b.draining,
-                "in_flight": b.in_flight,
-                "max_concurrency": b.max_concurrency,
+                **_together([one["backends"].get(b.name, {}) for one in told]),
                 "models": list(b.fixed_models or b.models or ()),
             }
             for b in self._backends
@@ -128,13 +138,34 @@ class Endpoints:
         summary = {
             "version": __version__,
             "backends": backends,
-            **self._stats(),
+            **_all_of(told),
             "running": rollup.total(snapshot, "llmtap_requests_running"),
             "waiting": rollup.total(snapshot, "llmtap_requests_waiting"),
             "spool_lag_s": rollup.total(snapshot, "llmtap_spool_lag_seconds"),
             "models": rollup.plain(rollup.rows(snapshot)),
         }
         return 200, JSON, orjson.dumps(summary)
+
+
+def _all_of(told: list[dict[str, Any]]) -> dict[str, Any]:
+    """What all processes said, as one; and a row of each."""
+    healthy = [one["capture_healthy"] for one in told]
+    return {
+        "in_flight": sum(one["in_flight"] for one in told),
+        "waiting": sum(one["waiting"] for one in told),
+        "spool_bytes": max(one["spool_bytes"] for one in told),  # each looks at the whole folder
+        "capture_healthy": None if None in healthy else all(healthy),
+        "workers": [{name: one[name] for name in ("pid", "in_flight", "waiting")} for one in told],
+    }
+
+
+def _together(loads: list[dict[str, Any]]) -> dict[str, Any]:
+    """What all processes have in flight at one backend, and what they may have."""
+    most = [load.get("max_concurrency") for load in loads]
+    return {
+        "in_flight": sum(load.get("in_flight", 0) for load in loads),
+        "max_concurrency": None if None in most else sum(most),
+    }
 
 
 def _model_answer(cards: list[dict[str, object]], name: str) -> Reply:

@@ -132,7 +132,7 @@ class Lifecycle(Exchanges, ABC):
             raise ConfigError(f"capture.dir: {error}") from None
         if self._lane is not None and (host_port := self._address(config)) != self._address(old.config):
             try:
-                try_address(*host_port)
+                try_address(*host_port, reuse_port=config.server.workers > 1)
             except ConfigError:
                 new.discard(old)
                 raise

@@ -46,14 +46,16 @@ def _read(what: str, path: Path) -> bytes:
         raise ConfigError(f"{what}: {path} cannot be read: {error.strerror or error}") from None
 
 
-def try_address(host: str, port: int) -> None:
-    """Whether a listener could be opened there. Raises ConfigError. Port 0 always can."""
+def try_address(host: str, port: int, reuse_port: bool = False) -> None:
+    """Whether a listener could be opened there. Raises ConfigError. Port 0 always can. `reuse_port`: beside others that share."""
     if port == 0:
         return
     try:
         for family, kind, proto, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
             with socket.socket(family, kind, proto) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if reuse_port:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 if family == socket.AF_INET6:
                     probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 probe.bind(address)

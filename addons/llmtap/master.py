@@ -24,9 +24,28 @@ from mitmproxy.options import Options
 from llmtap.chain import Chain
 from llmtap.lane import uvloop_loop_factory
 
+#: what `--say-ready` prints
+READY = "llmtap.master: the port is open"
 
-async def serve(config: str, confdir: str | None) -> None:
-    """Run until SIGTERM or SIGINT. Raises SystemExit(1), its reason logged, when it cannot start."""
+
+class Listening:
+    """Prints a line once the port is open: where several processes share one, no answer on it says whose it is. To be the last
+    addon: its hook comes after the one that opens the port."""
+
+    def __init__(self, server: proxyserver.Proxyserver) -> None:
+        self._server = server
+
+    def running(self) -> None:
+        # a port that cannot be had is logged as an error, which ends the start
+        if any(instance.is_running for instance in self._server.servers):
+            print(READY, flush=True)
+
+
+async def serve(config: str, confdir: str | None, shared_metrics: str = "", say_ready: bool = False) -> None:
+    """Run until SIGTERM or SIGINT. Raises SystemExit(1), its reason logged, when it cannot start.
+
+    `shared_metrics`, `say_ready`: for one of several on one port, see `llmtap.metrics.workers` and `Listening`.
+    """
     logging.getLogger().setLevel(logging.INFO)
     options = Options()
     master = Master(options, with_termlog=True)
@@ -34,8 +53,11 @@ async def serve(config: str, confdir: str | None) -> None:
     # no listener before the configuration says where: mitmproxy's default would be an open proxy
     options.update(server=False, **({"confdir": confdir} if confdir else {}))
     # the layer chooser is never asked here; mitmproxy warns where there is none
-    master.addons.add(proxyserver.Proxyserver(), next_layer.NextLayer(), errorcheck.ErrorCheck(), chain)
-    options.update(llmtap_config=config, llmtap_writer=False)
+    server = proxyserver.Proxyserver()
+    master.addons.add(server, next_layer.NextLayer(), errorcheck.ErrorCheck(), chain)
+    if say_ready:
+        master.addons.add(Listening(server))
+    options.update(llmtap_config=config, llmtap_writer=False, llmtap_shared_metrics=shared_metrics)
     if chain.ready:
         options.update(server=True)
     loop = asyncio.get_running_loop()
@@ -106,11 +128,15 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m llmtap.master", description="The llmtap gateway without mitmproxy's tools.")
     parser.add_argument("--config", required=True, metavar="FILE", help="configuration file (llmtap.yaml)")
     parser.add_argument("--confdir", metavar="DIR", help="mitmproxy's folder for certificates")
+    parser.add_argument(
+        "--shared-metrics", default="", metavar="DIR", help="folder in which gateways on one port put their metrics together"
+    )
+    parser.add_argument("--say-ready", action="store_true", help="print a line once the port is open")
     arguments = parser.parse_args(argv)
     keep_memory()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
-            runner.run(serve(arguments.config, arguments.confdir))
+            runner.run(serve(arguments.config, arguments.confdir, arguments.shared_metrics, arguments.say_ready))
         except KeyboardInterrupt:
             return 130
     return 0

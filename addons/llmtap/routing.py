@@ -5,7 +5,7 @@ fit, a declared body must not be too large. With the body: somebody has to serve
 it is sent (`queueing`).
 
     /v1/chat/completions     any backend that serves the model
-    /api/chat                of these the Ollama ones; /tokenize and other routes that only vLLM has: the others
+    /api/chat                of these the Ollama ones, if there are any; /tokenize and what else only vLLM has: the others
     /proxy/8081/v1/...       the backend that listens there, or that port of this machine if routing.direct_ports names it
 """
 
@@ -17,11 +17,11 @@ from urllib.parse import quote
 from mitmproxy import http
 
 from llmtap.core.config import Config
-from llmtap.core.endpoints import OTHER, TELLING, is_control
+from llmtap.core.endpoints import OTHER, TELLING, Endpoint, is_control
 from llmtap.core.errors import BadRequest, NotFound, TooLarge
 from llmtap.exchange import Exchange
 from llmtap.policy.affinity import Homes, prefix_key, session_key
-from llmtap.policy.backends import Backend, Backends
+from llmtap.policy.backends import Backend, Backends, Scope
 from llmtap.policy.route import Route
 from llmtap.wire.form import boundary_of
 from llmtap.wire.form_rename import FormRename
@@ -56,11 +56,8 @@ class Routing:
     def on_requestheaders(self, flow: http.HTTPFlow, ex: Exchange) -> None:
         if ex.direct is not None:
             self._check_direct(ex, *ex.direct)
-        elif ex.endpoint is OTHER:
-            if ex.path not in self._allowed:
-                raise NotFound(f"{ex.method} {ex.path} is not an inference path; allow it with routing.allow_paths")
-        elif ex.endpoint.kind == "ollama" and not any(b.kind == "ollama" for b in self._backends):
-            raise NotFound(f"{ex.path} is Ollama's, and there is no backend of kind ollama")
+        elif ex.endpoint is OTHER and ex.path not in self._allowed:
+            raise NotFound(f"{ex.method} {ex.path} is not an inference path; allow it with routing.allow_paths")
         if ex.method not in ex.endpoint.methods and ex.method != "OPTIONS":
             raise BadRequest(
                 f"{ex.method} is not allowed on {ex.path}; use {' or '.join(ex.endpoint.methods)}", code="method_not_allowed"
@@ -109,7 +106,7 @@ class Routing:
             model = ex.model
             if model is None and endpoint.name == "realtime":
                 model = flow.request.query.get("model")  # as OpenAI's clients say it
-            route = Route(endpoint.kind if endpoint is not OTHER else "any", model, idempotent=idempotent)
+            route = Route(self._scope(endpoint), model, idempotent=idempotent)
             if ex.parsed is not None:
                 if self._backends.by_prefix:
                     route.key = prefix_key(endpoint.name, ex.parsed.obj)
@@ -123,6 +120,12 @@ class Routing:
         if route.only is None:
             self._backends.ways(route.scope, route.model)  # 404 or 503 before anybody waits
         ex.route = route
+
+    def _scope(self, endpoint: Endpoint) -> Scope:
+        """Which backends have this endpoint. Where none is said to be an Ollama, any may be one (`--mode reverse:URL`)."""
+        if endpoint is OTHER or (endpoint.kind == "ollama" and not self._backends.has_ollama):
+            return "any"
+        return endpoint.kind
 
     def _straight(self, flow: http.HTTPFlow, port: int, path: str) -> Route:
         """The way to a port: the path without its prefix, in its canonical spelling, and the query as it came."""

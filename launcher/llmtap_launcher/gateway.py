@@ -54,15 +54,24 @@ def foreign_env(run: str, env: Mapping[str, str] = os.environ) -> dict[str, str]
     return out
 
 
-def gateway_argv(script: Path, config_file: Path, confdir: Path, *, web_port: int | None = None) -> list[str]:
+def gateway_argv(
+    script: Path,
+    config_file: Path,
+    confdir: Path,
+    *,
+    web_port: int | None = None,
+    shared_metrics: Path | None = None,
+) -> list[str]:
     """Command line of the gateway; with `web_port` it is mitmweb, for interactive inspection on 127.0.0.1.
 
     `confdir`: mitmproxy's own folder. Not the user's ~/.mitmproxy, whose options (a mode, scripts) would change the gateway.
+    `shared_metrics`: where one of several on a port meets the others; it prints a line when it listens (`LISTENS`).
     """
     # -P: the folder it is started in must not shadow what it imports
     python = [sys.executable, "-P"]
     if web_port is None:
-        return [*python, "-m", "llmtap.master", "--config", str(config_file), "--confdir", str(confdir)]
+        argv = [*python, "-m", "llmtap.master", "--config", str(config_file), "--confdir", str(confdir)]
+        return argv if shared_metrics is None else [*argv, "--shared-metrics", str(shared_metrics), "--say-ready"]
     argv = [*python, "-c", "from mitmproxy.tools.main import mitmweb; mitmweb()", "-s", str(script)]
     options = {
         "confdir": confdir,
@@ -73,6 +82,10 @@ def gateway_argv(script: Path, config_file: Path, confdir: Path, *, web_port: in
         "web_open_browser": "false",
     }
     return [*argv, *(part for key, value in options.items() for part in ("--set", f"{key}={value}"))]
+
+
+#: the line, as a regular expression; `llmtap.master.READY`, which is not imported: it takes mitmproxy with it
+LISTENS = r"^llmtap\.master: the port is open$"
 
 
 def web_url(lines: Iterable[str]) -> str | None:

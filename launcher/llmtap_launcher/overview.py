@@ -92,6 +92,10 @@ def sections(found: Mapping[str, Any]) -> list[Section]:
     if gateway is None:
         head += [["gateway", "does not answer"]]
     else:
+        workers = gateway.get("workers", [])
+        if len(workers) > 1:
+            loads = ", ".join(f"{worker['in_flight']} in flight in process {worker['pid']}" for worker in workers)
+            head += [["workers", f"{len(workers)}: {loads}"]]
         head += [["in flight", str(gateway.get("in_flight", "-"))], ["waiting", str(gateway.get("waiting", "-"))]]
         head += [["capture", {True: "ok", False: "in trouble", None: "off"}[gateway.get("capture_healthy")]]]
     if writer is None:

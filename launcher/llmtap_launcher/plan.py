@@ -18,8 +18,8 @@ from llmtap.core.errors import ConfigError
 
 from . import vllm
 from .datasette import command as datasette
-from .gateway import WEB_PORT, child_env, foreign_env, gateway_argv
-from .health import http_ready, reachable
+from .gateway import LISTENS, WEB_PORT, child_env, foreign_env, gateway_argv
+from .health import http_ready, line_ready, reachable
 from .ports import free_ports
 from .process import Probe, Spec, Started, port_taken
 from .restart import RestartPolicy
@@ -102,10 +102,21 @@ def write_effective(config: Config, path: Path) -> None:
     """Write the configuration in force, as JSON (which is YAML), readable by its owner only. Defaults are left out.
 
     How backends are launched is nobody's business but the launcher's (their environments may hold secrets): only URLs are kept.
+    Several workers cannot count together, so each gets its part of what may be at a backend and in the queue at once.
     """
-    backends = tuple(backend.model_copy(update={"launch": None}) for backend in config.backends)
-    config = config.model_copy(update={"backends": backends})
+    n = config.server.workers
+    backends = tuple(
+        backend.model_copy(update={"launch": None, "max_concurrency": part(backend.max_concurrency, n)})
+        for backend in config.backends
+    )
+    queue = {"max_concurrency": part(config.queue.max_concurrency, n), "max_waiting": part(config.queue.max_waiting, n)}
+    config = config.model_copy(update={"backends": backends, "queue": config.queue.model_copy(update=queue)})
     write_private(path, json.dumps(plain(config), indent=1, ensure_ascii=False) + "\n")
+
+
+def part(limit: int | None, workers: int) -> int | None:
+    """What each of so many workers may have of a limit: rounded up, so none is left with nothing."""
+    return None if limit is None else -(-limit // workers)
 
 
 def make_plan(setup: Setup, folder: RunFolder, run: str, env: Mapping[str, str]) -> Plan:
@@ -131,13 +142,21 @@ def make_plan(setup: Setup, folder: RunFolder, run: str, env: Mapping[str, str])
         policy=RestartPolicy(startup_limit=1),
     )
     return Plan(
-        gateway,
+        (gateway,) if config.server.workers == 1 else _workers(gateway, config.server.workers, effective, folder),
         backends=backends,
-        writer=_writer(config, own) if config.capture.enabled else None,
+        writer=_writer(config, effective, own) if config.capture.enabled else None,
         datasette=_datasette(setup, own) if config.datasette.enabled and config.capture.enabled else None,
         slow=frozenset(backend.name for backend, launch in launched if launch.engine != "sim"),
         facts=facts(setup),
     )
+
+
+def _workers(gateway: Spec, count: int, effective: Path, folder: RunFolder) -> tuple[Spec, ...]:
+    """The same gateway several times on one port. Each says itself when it listens: on the port another might answer."""
+    argv = gateway_argv(script_path(), effective, folder.path / "mitmproxy", shared_metrics=folder.fresh("metrics"))
+    # `listens` would find the port taken by its siblings; `llmtap up` has looked before it starts anything
+    worker = replace(gateway, argv=argv, ready=line_ready(LISTENS), listens=None)
+    return tuple(replace(worker, name=f"gateway-{number}") for number in range(1, count + 1))
 
 
 def facts(setup: Setup) -> dict[str, Any]:
@@ -205,7 +224,7 @@ def _backend(backend: Backend, launch: Launch, run: str, env: Mapping[str, str],
     )
 
 
-def _writer(config: Config, env: Mapping[str, str]) -> Spec:
+def _writer(config: Config, effective: Path, env: Mapping[str, str]) -> Spec:
     argv = [
         sys.executable,
         "-P",
@@ -214,6 +233,8 @@ def _writer(config: Config, env: Mapping[str, str]) -> Spec:
         "ingest",
         "--follow",
         "--parent-pipe",
+        "--config",
+        str(effective),
         "--dir",
         str(config.capture.dir),
     ]
@@ -234,15 +255,17 @@ def writer_ready(capture_dir: Path) -> Probe:
 
 def _datasette(setup: Setup, env: Mapping[str, str]) -> Spec:
     page = setup.config.datasette
+    password = page.password.get_secret_value() if page.password is not None else None
     try:
-        argv, broken = datasette.datasette_argv(setup.config.db_path, page.host, page.port), None
+        argv, broken = datasette.datasette_argv(setup.config.db_path, page.host, page.port, password), None
     except ConfigError as error:
         argv, broken = [], str(error)
+    web = f"http://127.0.0.1:{setup.web_port}" if setup.web_port is not None else None
     return Spec(
         "datasette",
         argv,
-        env=datasette.datasette_env(env),
-        ready=http_ready(f"{setup.datasette_url}{datasette.READY_PATH}"),
+        env=datasette.datasette_env(env, password=password, pages=setup.datasette_url, gateway=setup.url, web=web),
+        ready=http_ready(datasette.ready_url(reachable(page.host), page.port, password)),
         grace_s=DATASETTE_GRACE_S,
         listens=(page.host, page.port),
         broken=broken,

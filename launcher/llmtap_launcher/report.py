@@ -40,10 +40,22 @@ def process_states(state: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def gateway_state(states: Mapping[str, str]) -> str:
+    """That of the gateway in words; of several workers, how many are ready, and what is with the others."""
+    if "gateway" in states:
+        return states["gateway"]
+    workers = {name: words for name, words in states.items() if name.startswith("gateway-")}
+    others = [f"{name} {words}" for name, words in workers.items() if words != "ready"]
+    ready = len(workers) - len(others)
+    if not workers or not others:
+        return f"ready, {ready} workers" if workers else ""
+    return ", ".join([f"{ready} of {len(workers)} workers ready", *others])
+
+
 def url_rows(state: Mapping[str, Any], seen: Mapping[str, str]) -> list[list[str]]:
     """Rows of the table of URLs. `seen`: what a look at backends that are not ours found, by name."""
     urls, states = state.get("urls", {}), process_states(state)
-    rows = [["OpenAI base URL", urls.get("openai", ""), states.get("gateway", "")]]
+    rows = [["OpenAI base URL", urls.get("openai", ""), gateway_state(states)]]
     if urls.get("datasette"):
         rows.append(["Datasette", urls["datasette"], states.get("datasette", "")])
     if urls.get("metrics"):

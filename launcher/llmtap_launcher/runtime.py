@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,6 +99,17 @@ class RunFolder:
             write_private(self.state_path, json.dumps(state, indent=1) + "\n")
         except OSError:
             return
+
+    def fresh(self, name: str) -> Path:
+        """An empty folder of this run; what an earlier one left in it is gone. The lock must be held. Raises LlmtapError."""
+        path = self.path / name
+        try:
+            if path.exists():
+                shutil.rmtree(path)
+            path.mkdir(mode=0o700)
+        except OSError as error:
+            raise LlmtapError(f"the folder {path} cannot be made anew: {error.strerror}; remove it") from None
+        return path
 
     def running(self) -> dict[str, Any] | None:
         """The state, if the launcher that wrote it is alive."""

@@ -175,7 +175,7 @@ class Session:
     async def _web(self, supervisor: Supervisor) -> str | None:
         with suppress(TimeoutError):
             async with asyncio.timeout(WEB_PATIENCE_S):
-                while (found := web_url(list(supervisor.gateway.tail))) is None:
+                while (found := web_url(list(supervisor.gateways[0].tail))) is None:
                     await asyncio.sleep(0.05)
                 return found
         return None

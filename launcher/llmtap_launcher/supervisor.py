@@ -3,8 +3,8 @@
     backends ─▶ writer ─▶ gateway ─▶ Datasette        start: each waits for the one before, as far as it matters
     backends ◀─ writer ◀─ gateway ◀─ Datasette        stop: the gateway drains its streams, then the writer takes their records
 
-Only the gateway is essential: when it does not start, nothing does. A backend that fails, a writer that fails, a Datasette that
-fails are told and shown, and the rest goes on. Engines that take minutes to load are not waited for.
+Only the gateway is essential: when it, or one of its workers, does not start, nothing does. A backend that fails, a writer
+that fails, a Datasette that fails are told and shown, and the rest goes on. Engines that take minutes to load are not waited for.
 """
 
 from __future__ import annotations
@@ -28,9 +28,13 @@ LAST_PASS_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to run. `slow`: names of backends that are not waited for. `facts`: put into the state as they are (URLs, folders)."""
+    """What to run.
 
-    gateway: Spec
+    `gateways`: one, or several workers on one port. `slow`: names of backends that are not waited for. `facts`: put into the
+    state as they are (URLs, folders).
+    """
+
+    gateways: tuple[Spec, ...]
     backends: tuple[Spec, ...] = ()
     writer: Spec | None = None
     datasette: Spec | None = None
@@ -60,14 +64,14 @@ class Supervisor:
         self.guard = Guard(run, log=log)
         self.backends = [self._process(spec) for spec in plan.backends]
         self.writer = self._process(plan.writer) if plan.writer is not None else None
-        self.gateway = self._process(plan.gateway)
+        self.gateways = [self._process(spec) for spec in plan.gateways]
         self.datasette = self._process(plan.datasette) if plan.datasette is not None else None
         self.extra: dict[str, Any] = {}
 
     @property
     def processes(self) -> list[Process]:
         """All, in the order of their start."""
-        some = [*self.backends, self.writer, self.gateway, self.datasette]
+        some = [*self.backends, self.writer, *self.gateways, self.datasette]
         return [process for process in some if process is not None]
 
     async def start(self) -> None:
@@ -80,7 +84,10 @@ class Supervisor:
                 await self.writer.start()
             quick = [process for process in self.backends if process.name not in self.plan.slow]
             await self._patiently([*quick, self.writer])
-            await self.gateway.ready()
+            for gateway in self.gateways:
+                await gateway.start()
+            for gateway in self.gateways:
+                await gateway.ready()
             if self.datasette is not None:
                 await self.datasette.start()
                 await self._patiently([self.datasette])
@@ -93,9 +100,10 @@ class Supervisor:
     async def stop(self) -> None:
         """Stop all, in reverse order; each has its own grace."""
         self._phase = "stopping"
-        for process in (self.datasette, self.gateway):
-            if process is not None:
-                await process.stop()
+        if self.datasette is not None:
+            await self.datasette.stop()
+        # at once: each refuses new connections and drains what it has
+        await asyncio.gather(*(gateway.stop() for gateway in self.gateways))
         if self.writer is not None:
             await self._last_pass(self.writer)
             await self.writer.stop()

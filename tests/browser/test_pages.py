@@ -170,6 +170,12 @@ def views(uid: str) -> list[str]:
         "/capture/slow",
         "/capture/latency",
         "/capture/tokens_per_hour",
+        "/capture/cost",
+        "/capture/compare",
+        "/capture/conversations",
+        "/-/dashboard",
+        "/-/dashboard?range=30d",
+        "/capture/otel_spans",
         "/capture/search?q=owned",
         f"/-/transcript/{uid}",
         f"/capture/transcript?id={uid}",
@@ -253,6 +259,6 @@ def test_the_script_for_the_pictures_of_the_documentation_works(tmp_path: Path) 
     argv = [sys.executable, str(ROOT / "docs" / "screenshots.py"), str(tmp_path)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
-    for name in ("requests.png", "transcript.png"):
+    for name in ("requests.png", "transcript.png", "search.png", "dashboard.png", "conversations.png", "phone.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-        assert 30_000 < (tmp_path / name).stat().st_size < 300_000
+        assert 20_000 < (tmp_path / name).stat().st_size < 300_000

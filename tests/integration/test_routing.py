@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import signal
 import socket
 import threading
 import time
@@ -83,6 +84,21 @@ def test_aliases_and_fallbacks(sims: tuple[SimHandle, SimHandle], tmp_path: Path
         failed_over = httpx.post(f"{gateway.url}{CHAT}", json=chat("it fails there"))
         assert failed_over.status_code == 200 and failed_over.headers["x-llmtap-attempts"] == "2"
         assert failed_over.headers["x-llmtap-backend"] == "b" and failed_over.json()["model"] == "small"
+
+
+def test_an_alias_in_a_form_that_goes_on_as_it_comes(sims: tuple[SimHandle, SimHandle], tmp_path: Path) -> None:
+    names = {"aliases": {"whisper-1": "small"}}
+    with gateway_for(tmp_path, backend("a", sims[0]), backend("b", sims[1]), routing=names) as gateway:
+        for name in ("whisper-1", "small"):
+            for file_first in (False, True):
+                files = [("file", (f"{name}.wav", b"RIFF" * 50_000, "audio/wav"))]
+                form = [("model", (None, name.encode())), ("language", (None, b"en"))]
+                parts = [*files, *form] if file_first else [*form, *files]
+                reply = httpx.post(f"{gateway.url}/v1/audio/transcriptions", files=parts)  # type: ignore[arg-type]
+                assert reply.status_code == 200, reply.text
+                assert reply.headers["x-llmtap-backend"] == "b"
+                begin, _ = gateway.exchange(reply.headers["x-request-id"])
+                assert begin["model"] == name
 
 
 # ---- who gets it
@@ -209,6 +225,25 @@ def test_each_backend_has_its_own_limit(sims: tuple[SimHandle, SimHandle], tmp_p
         for i in range(5):  # another model's requests are not held up
             assert httpx.post(f"{gateway.url}{CHAT}", json=chat(f"for b {i}", "small")).status_code == 200
         assert not waiting.done()
+
+
+def test_who_waits_goes_on_waiting_under_another_configuration(sims: tuple[SimHandle, SimHandle], tmp_path: Path) -> None:
+    """The place that one request of the old configuration gives back is for those of both."""
+    config = {"backends": [backend("a", sims[0], max_concurrency=1)], "routing": {"health_interval_s": 0.3}}
+    quietly = {"options": ("--set", "termlog_verbosity=info"), "quiet": False}
+    with running_gateway(tmp_path, config, **quietly) as gateway, ThreadPoolExecutor(2) as pool:
+        wait_up(gateway)
+        with busy(gateway):
+            old = pool.submit(httpx.post, f"{gateway.url}{CHAT}", json=chat("under the old one"), timeout=30)
+            eventually(lambda: gateway.metric("llmtap_requests_waiting") == 1, "it does not wait")
+            path = gateway.data / "llmtap.yaml"
+            path.write_text(path.read_text() + "queue: {max_waiting: 500}\n")
+            gateway.process.send_signal(signal.SIGHUP)
+            eventually(lambda: "configuration was loaded again" in "".join(gateway.output), "not loaded again")
+            new = pool.submit(httpx.post, f"{gateway.url}{CHAT}", json=chat("under the new one"), timeout=30)
+            eventually(lambda: gateway.metric("llmtap_requests_waiting") == 2, "it does not wait")
+        assert old.result(30).status_code == new.result(30).status_code == 200
+        eventually(lambda: state(gateway, "a")["in_flight"] == 0, "a place was not given back")
 
 
 # ---- ports

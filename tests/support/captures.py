@@ -11,6 +11,7 @@ from ulid import ULID
 
 from llmtap.core.record import Begin, Choice, End, Outcome, Summary, ToolCall, Usage, encode
 from llmtap.spool.writer import SegmentWriter
+from llmtap_launcher.store.options import Options
 from llmtap_launcher.store.writer import Writer
 
 START_US = 1_763_717_400_000_000  # 2025-11-21 09:30:00 UTC
@@ -25,11 +26,11 @@ WEATHER_TOOL = {"type": "function", "function": {"name": "get_weather", "paramet
 class Captures:
     """`exchange` writes both records of one, `store` brings all written so far into the database."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, options: Options | None = None) -> None:
         self.folder = folder
         self.db = folder / "capture.db"
         self._spool = SegmentWriter(folder / "spool", "w1", "boot", 1_000_000_000)
-        self._writer = Writer(folder)
+        self._writer = Writer(folder, options=options)
         self._at_us = START_US
         self.store()
 

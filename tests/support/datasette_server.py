@@ -23,6 +23,7 @@ class Server:
     log: Path
     name: str
     http: httpx.Client
+    pid: int = 0
 
     def get(self, path: str, **params: str) -> httpx.Response:
         return self.http.get(path, params=params or None)
@@ -55,7 +56,7 @@ def serve(db: Path, log: Path) -> Iterator[Server]:
                 return False
 
             eventually(ready, "Datasette is not ready", timeout_s=60)
-            yield Server(url, log, db.stem, client)
+            yield Server(url, log, db.stem, client, process.pid)
     finally:
         process.terminate()
         process.wait(20)

@@ -199,26 +199,46 @@ def test_a_mixed_load(vllm: str, gateway: Gateway, calm: bool) -> None:
     assert -room <= theirs[1] - mine[1] <= (room if calm else float("inf")), (theirs, mine, len(aborted))
 
 
-def test_times_are_vllm_s_and_the_client_s(vllm: str, gateway: Gateway, calm: bool) -> None:
-    """Not less than vLLM's own, whose clock begins at its frontend, and not far from what a client measures."""
-    load, times = Load(), samples(vllm)
+#: what ours may be below the client's: it is on the other side of a connection, and its clock is read when it is its turn
+BEHIND_S, BEHIND_PART = 0.005, 0.02
+ROUNDS, EACH = 6, 20
+
+
+def test_times_are_vllm_s_and_the_client_s(vllm: str, gateway: Gateway) -> None:
+    """Not less than vLLM's own, whose clock begins at its frontend, and not far from what a client measures.
+
+    That client has to get a processor when a byte is there. So the sums are of one round, and another is tried where the
+    machine was elsewhere during one; in all rounds together it holds for the request in the middle.
+    """
+    behind: dict[str, list[float]] = {"duration_ms": [], "ttft_ms": []}
+    close: set[str] = set()
     with httpx.Client(base_url=gateway.url, timeout=300) as http:
-        for number in range(40):
-            pick = random.Random(number)
-            send(http, *chat(pick, stream=number % 2 == 0), load)
-    counted(vllm)  # all of it reported
-    later = samples(vllm)
-    ends = {uid: gateway.exchange(uid)[1] for uid in load.e2e}
-    for field_, clients, name in (
-        ("duration_ms", load.e2e, "vllm:e2e_request_latency_seconds_sum"),
-        ("ttft_ms", load.ttft, "vllm:time_to_first_token_seconds_sum"),
-    ):
-        mine, client = sum(ends[uid][field_] / 1000 for uid in clients), sum(clients.values())
-        assert mine <= client
-        if calm:
-            assert client - mine <= 0.005 * len(clients) + 0.02 * client, (field_, mine, client)
-        if len(clients) == len(load.e2e):  # vLLM measures the first token of replies that are not streamed, too
-            assert mine >= later[name] - times[name]
+        for stream in (False, True):  # the first ones import, connect and compile
+            send(http, *chat(random.Random(0), stream=stream), Load())
+        for _ in range(ROUNDS):
+            counted(vllm)  # idle, and all of it reported
+            load, times = Load(), samples(vllm)
+            for number in range(EACH):
+                send(http, *chat(random.Random(number), stream=number % 2 == 0), load)
+            counted(vllm)
+            later = samples(vllm)
+            ends = {uid: gateway.exchange(uid)[1] for uid in load.e2e}
+            assert len(load.ttft) == EACH / 2
+            for name, clients in (("duration_ms", load.e2e), ("ttft_ms", load.ttft)):
+                ours = {uid: ends[uid][name] / 1000 for uid in clients}
+                mine, client = sum(ours.values()), sum(clients.values())
+                assert mine <= client
+                behind[name] += [clients[uid] - ours[uid] - BEHIND_PART * clients[uid] for uid in clients]
+                if client - mine <= BEHIND_S * len(clients) + BEHIND_PART * client:
+                    close.add(name)
+            # vLLM measures the first token of replies that are not streamed, too
+            e2e = "vllm:e2e_request_latency_seconds_sum"
+            assert sum(end["duration_ms"] / 1000 for end in ends.values()) >= later[e2e] - times[e2e]
+            if len(close) == len(behind):
+                break
+    assert {name: statistics.median(found) for name, found in behind.items() if statistics.median(found) > BEHIND_S} == {}
+    print("BEHIND", {n: (statistics.median(f), max(f), sum(f) / len(f), len(f)) for n, f in behind.items()}, close)
+    assert close == set(behind)
 
 
 def test_what_finishes_is_counted_to_the_token(vllm: str, gateway: Gateway) -> None:

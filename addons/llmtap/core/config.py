@@ -45,7 +45,11 @@ class Server(t.Section):
         description="Certificate chain in PEM form: the gateway then speaks HTTPS, and nothing else, on its ports.",
     )
     tls_key: t.FilePath | None = Field(default=None, description="Its private key in PEM form; null: it is in tls_cert.")
-    workers: t.Workers = Field(default=1, description="Gateway processes sharing the port.")
+    workers: t.Workers = Field(
+        default=1,
+        description="Gateway processes sharing the port, for more requests than one processor carries. "
+        "Limits of memory:// count in each by itself.",
+    )
     web: bool = Field(default=False, description="Run mitmweb for interactive inspection (port 8081, its token is printed).")
     max_body_mb: t.BodyMegabytes = Field(
         default=64, description="Largest request body in MB (1,048,576 bytes); a larger one is answered 413."
@@ -72,6 +76,12 @@ class Server(t.Section):
     def _certified(self) -> Self:
         if self.tls_key is not None and self.tls_cert is None:
             raise _wrong("needs tls_cert, the certificate it belongs to", "tls_key")
+        return self
+
+    @model_validator(mode="after")
+    def _one_to_look_into(self) -> Self:
+        if self.web and self.workers > 1:
+            raise _wrong("shows one process: leave out workers, or web", "web")
         return self
 
 
@@ -336,9 +346,20 @@ class Store(t.Section):
     """The capture database."""
 
     path: t.FilePath | None = Field(default=None, description="The SQLite file; null: capture.db in capture.dir.")
-    retain_days: t.Duration = Field(default=30, description="Days an exchange is kept.")
-    retain_bodies_days: t.Duration = Field(default=30, description="Days its texts are kept.")
-    max_gb: t.Size = Field(default=50, description="Size at which the oldest exchanges go, in GB.")
+    retain_days: t.DurationOrNone = Field(
+        default=30, description="Days an exchange is kept. 0: for ever. Statistics (usage_daily, latency_hist) always stay."
+    )
+    retain_bodies_days: t.DurationOrNone = Field(default=30, description="Days its texts are kept. 0: as long as the exchange.")
+    retain_timings_days: t.DurationOrNone = Field(
+        default=30, description="Days the arrival times of its tokens are kept. 0: as long as the exchange."
+    )
+    max_gb: t.SizeOrNone = Field(
+        default=50, description="Size at which the oldest exchanges go, in GB (1,000,000,000 bytes). 0: no limit."
+    )
+    archive_days: t.DurationOrNone = Field(
+        default=3,
+        description="Days a spool file is kept, compressed (DIR/archive), after the database has all of it. 0: not at all.",
+    )
 
 
 class Datasette(t.Section):
@@ -349,6 +370,9 @@ class Datasette(t.Section):
         default="127.0.0.1", description="Address to listen on. Whoever reaches it can read every recorded prompt."
     )
     port: t.Port = Field(default=8001, description="Port. 0: any free port.")
+    password: t.Secret | None = Field(
+        default=None, repr=False, description="Password of the pages (any user name); needed where others can reach them."
+    )
 
 
 class Metrics(t.Section):

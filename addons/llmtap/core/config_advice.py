@@ -82,6 +82,12 @@ def advice(config: Config) -> Iterator[Advice]:
             f"memory:// counts in each of the {config.server.workers} workers by itself: together they let through "
             f"{config.server.workers} times the limit; use redis://HOST:PORT/DB",
         )
+    limited = [index for index, client in enumerate(config.auth.keys) if client.max_concurrency is not None]
+    if limited and config.auth.enabled and config.server.workers > 1:
+        yield Advice(
+            f"auth.keys[{limited[0]}].max_concurrency",
+            f"counts in each of the {config.server.workers} workers by itself: together they let through more",
+        )
     if config.datasette.enabled and config.capture.enabled and not is_loopback(config.datasette.host):
         yield Advice(
             "datasette.host",

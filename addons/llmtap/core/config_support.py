@@ -31,13 +31,8 @@ ONLY_THE_DEFAULT: Works = ()
 
 #: dotted key (or whole section; `*` is any item of a list) -> what of it already works
 NOT_YET: dict[str, Works] = {
-    "server.workers": ONLY_THE_DEFAULT,
     "auth.keys.*.budget_usd": ONLY_THE_DEFAULT,
     "auth.keys.*.budget_period": ONLY_THE_DEFAULT,
-    "store.retain_days": ONLY_THE_DEFAULT,
-    "store.retain_bodies_days": ONLY_THE_DEFAULT,
-    "store.max_gb": ONLY_THE_DEFAULT,
-    "prices": ONLY_THE_DEFAULT,
 }
 
 

@@ -4,6 +4,7 @@ millisecond; text and JSON are made of the copy in a thread."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from llmtap.metrics import rendering
@@ -20,6 +21,7 @@ class Exposed:
         self._families = families
         self._share = share
         self._backends = BackendMetrics(backends)
+        self._facts: Callable[[], dict[str, Any]] = dict
 
     async def text(self, accept: str) -> tuple[str, bytes]:
         """Content type and body of `/metrics`, in the format the client asks for."""
@@ -35,6 +37,17 @@ class Exposed:
     async def backends(self) -> tuple[str, bytes]:
         """Content type and body of `/metrics/backends`."""
         return CONTENT_TYPE, await self._backends.page()
+
+    def tell(self, facts: Callable[[], dict[str, Any]]) -> None:
+        """What this process says of itself to whoever answers for all: plain data, asked on the event loop."""
+        self._facts = facts
+        if self._share is not None:
+            self._share.facts = facts
+
+    async def told(self) -> list[dict[str, Any]]:
+        """What every process says of itself; this one first."""
+        own = self._facts()
+        return [own] if self._share is None else [own, *await asyncio.to_thread(self._share.others)]
 
     async def _dump(self) -> rendering.Dump:
         if self._share is None:

@@ -222,7 +222,9 @@ class Families(Collector):
         self.created = os.environ.get("PROMETHEUS_DISABLE_CREATED_SERIES", "").lower() not in ("true", "1", "t")
 
     def add[F: Family](self, family: F) -> F:
-        """Take a family in; gives it back."""
+        """Take a family in; gives it back. Raises ValueError for a name that is taken: a page with it twice is read by nobody."""
+        if any(known.name == family.name for known in self._all):
+            raise ValueError(f"the metric {family.name} is declared twice")
         self._all.append(family)
         return family
 

@@ -8,7 +8,7 @@ count for processes that live. The files of processes that ended are folded into
 The folder belongs to one run of the launcher: it makes a new one, so a restart of everything begins at zero, as
 Prometheus expects of a restart.
 
-    <folder>/<process>.json   its numbers, replaced atomically
+    <folder>/<process>.json   its numbers, and what else it tells of itself; replaced atomically
     <folder>/<process>.lock   locked (flock) while it lives
     <folder>/ended.json       the sum of those that ended, and their names
 """
@@ -19,7 +19,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ class Share(Collector):
     """
 
     def __init__(self, families: Families, folder: Path, name: str) -> None:
+        #: what this process tells of itself besides, as plain data; asked on the event loop
+        self.facts: Callable[[], dict[str, Any]] = dict
         self._families = families
         self._folder = folder
         self._name = name
@@ -50,7 +52,8 @@ class Share(Collector):
         self._lock = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._task: asyncio.Task[None] | None = None
-        self._write(self._dump())
+        with contextlib.suppress(OSError):  # a full disk, as below
+            self._write(self._dump())
 
     # ---- life
 
@@ -64,7 +67,8 @@ class Share(Collector):
             self._task.cancel()
             self._task = None
         if self._lock >= 0:
-            self._write(self._dump())
+            with contextlib.suppress(OSError):
+                self._write(self._dump())
             os.close(self._lock)
             self._lock = -1
 
@@ -77,7 +81,7 @@ class Share(Collector):
                 await asyncio.to_thread(self._write, data)
 
     def _dump(self) -> bytes:
-        return orjson.dumps({"families": self._families.dump()}, option=orjson.OPT_NON_STR_KEYS)
+        return orjson.dumps({"families": self._families.dump(), "facts": self.facts()}, option=orjson.OPT_NON_STR_KEYS)
 
     def _write(self, data: bytes) -> None:
         _replace(self._folder / f"{self._name}.json", data)
@@ -109,6 +113,12 @@ class Share(Collector):
                 alive = path.stem == self._name or _lives(path.with_suffix(".lock"))
                 sum_of.absorb(data["families"], alive=alive)
         return sum_of
+
+    def others(self) -> list[dict[str, Any]]:
+        """The facts of the other processes that live, as far as they have told any yet."""
+        paths = [path for path in sorted(self._folder.glob("*.json")) if path.name != _ENDED and path.stem != self._name]
+        found = [_read(path) for path in paths if _lives(path.with_suffix(".lock"))]
+        return [one["facts"] for one in found if one is not None and one.get("facts")]
 
     def _fold(self) -> None:
         """Put the files of processes that ended into one. One process at a time does it; the others need not wait."""

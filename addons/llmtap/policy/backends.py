@@ -87,7 +87,7 @@ class Backend:
         known = self.fixed_models if self.fixed_models is not None else self.models
         if model is None or known is None or model in known:
             return True
-        return self.kind == "ollama" and ":" not in model and f"{model}:latest" in known
+        return ":" not in model and f"{model}:latest" in known  # as Ollama has it
 
     def in_scope(self, scope: Scope) -> bool:
         if type(scope) is int:
@@ -332,6 +332,11 @@ class Backends:
         return backend
 
     # ---- for those who ask
+
+    @property
+    def has_ollama(self) -> bool:
+        """Whether one of them is said to be an Ollama."""
+        return any(b.kind == "ollama" for b in self._all.values())
 
     def healthy(self) -> bool:
         """Whether anybody would get a request and has passed its check."""

@@ -26,6 +26,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "engine": ("engine", "engine"),
     "browse": ("browse", "browse"),
     "ingest": ("ingest", "ingest"),
+    "prune": ("prune", "prune"),
+    "backup": ("backup", "backup"),
     "script-path": ("script_path", "script_path"),
 }
 

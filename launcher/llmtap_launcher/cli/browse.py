@@ -11,7 +11,11 @@ from llmtap.core import config_load
 from llmtap.core.config import Datasette
 from llmtap.core.errors import LlmtapError
 from llmtap_launcher.datasette import command
+from llmtap_launcher.health import reachable
 from llmtap_launcher.ports import free_ports
+
+#: with FILE no configuration is read, but its variable for the password counts
+_PASSWORD = "LLMTAP_DATASETTE__PASSWORD"
 
 
 class _WrongUsage(click.ClickException):
@@ -43,34 +47,39 @@ def browse(file: Path | None, port: int | None, host: str | None, config_path: P
     Example:
       llmtap browse                        what this machine captures
       llmtap browse backup.db --port 0     a copy, on any free port
+      LLMTAP_DATASETTE__PASSWORD=… llmtap browse --host 0.0.0.0
     """
-    db, page = _chosen(file, config_path)
+    db, page, gateway = _chosen(file, config_path)
     host = page.host if host is None else host
     port = page.port if port is None else port
+    password = page.password.get_secret_value() if page.password is not None else os.environ.get(_PASSWORD)
     if not command.is_loopback(host):
         try:
-            command.check_host(host)
+            command.check_host(host, password)
         except LlmtapError as error:
             raise _WrongUsage(str(error)) from error
     command.check_database(db)
     command.check_port(host, port)
     port = port or free_ports(1, host=host.strip("[]"))[0]
-    argv = command.datasette_argv(db, host, port)
-    click.echo(f"{db}: {command.base_url(host, port)}/ (Ctrl-C stops)")
+    argv = command.datasette_argv(db, host, port, password)
+    url = command.base_url(host, port)
+    click.echo(f"{db}: {url}/ (Ctrl-C stops)")
     # becomes Datasette: signals reach it, and nothing is left behind whatever ends it
-    os.execve(argv[0], argv, command.datasette_env())
+    os.execve(argv[0], argv, command.datasette_env(password=password, pages=url, gateway=gateway))
 
 
-def _chosen(file: Path | None, config_path: Path | None) -> tuple[Path, Datasette]:
-    """The database and where to serve it. A FILE needs no configuration, so a broken one is not in its way."""
+def _chosen(file: Path | None, config_path: Path | None) -> tuple[Path, Datasette, str | None]:
+    """The database, where to serve it, and the gateway it belongs to. A FILE needs no configuration, so a broken one is not in
+    its way."""
     if file is not None and config_path is None:
-        return _in_folder(file), Datasette()
+        return _in_folder(file), Datasette(), None
     config = config_load.load(config_load.resolve_path(config_path, os.environ, Path.cwd()), os.environ, {})
+    gateway = f"http://{reachable(config.server.host)}:{config.server.port}"
     if file is not None:
-        return _in_folder(file), config.datasette
+        return _in_folder(file), config.datasette, gateway
     if not config.db_path.exists():
         raise LlmtapError(f"{config.db_path}: nothing captured yet: start the gateway with `llmtap up`, or name a FILE")
-    return config.db_path, config.datasette
+    return config.db_path, config.datasette, gateway
 
 
 def _in_folder(file: Path) -> Path:

@@ -14,6 +14,9 @@ from llmtap.core.errors import LlmtapError
 from llmtap_launcher.cli.common import config_option, load_config, user_errors
 from llmtap_launcher.store.follow import Stop, explain, follow
 from llmtap_launcher.store.lock import WriterLock
+from llmtap_launcher.store.options import Options, from_config
+from llmtap_launcher.store.rebuild import missing
+from llmtap_launcher.store.rebuild import rebuild as rebuild_database
 from llmtap_launcher.store.status import StatusFile
 from llmtap_launcher.store.writer import Writer
 
@@ -44,8 +47,22 @@ _LOCK_POLL_S = 0.2
     is_flag=True,
     help="Go on as records come, until SIGTERM or Ctrl-C; waits while another writer is at work.",
 )
+@click.option(
+    "--rebuild",
+    is_flag=True,
+    help="Make the database again from DIR/archive; the old one is kept beside it. No writer may run.",
+)
+@click.option("--force", is_flag=True, help="With --rebuild: also when the archive no longer has all that the old database has.")
 @click.option("--parent-pipe", is_flag=True, hidden=True, help="With --follow: end when standard input ends.")
-def ingest(config_path: Path | None, directory: Path | None, database: Path | None, following: bool, parent_pipe: bool) -> None:
+def ingest(
+    config_path: Path | None,
+    directory: Path | None,
+    database: Path | None,
+    following: bool,
+    rebuild: bool,
+    force: bool,
+    parent_pipe: bool,
+) -> None:
     """Bring captured exchanges from the spool into the database.
 
     What `llmtap up` runs as its writer. Every record comes in exactly once, whatever is killed meanwhile; a file of the
@@ -55,30 +72,58 @@ def ingest(config_path: Path | None, directory: Path | None, database: Path | No
     Example:
       llmtap ingest                        what is there, once
       llmtap ingest --follow --dir DATA    as it comes
+      llmtap ingest --rebuild              a new database from the archive
     """
+    if rebuild and following:
+        raise click.UsageError("--rebuild and --follow exclude each other")
+    if force and not rebuild:
+        raise click.UsageError("--force goes with --rebuild only")
     with user_errors():
-        directory, database = _places(config_path, directory, database)
+        directory, database, options = _places(config_path, directory, database)
         if following:
-            _follow(directory, database, parent_pipe)
+            _follow(directory, database, options, parent_pipe)
+        elif rebuild:
+            _rebuild(directory, database, options, force)
         else:
-            _once(directory, database)
+            _once(directory, database, options)
 
 
-def _places(config_path: Path | None, directory: Path | None, database: Path | None) -> tuple[Path, Path]:
+def _places(config_path: Path | None, directory: Path | None, database: Path | None) -> tuple[Path, Path, Options]:
+    """Capture folder, database, and what the configuration says of prices and keeping. A folder alone: nothing is ever pruned."""
     named = click.get_current_context().get_parameter_source("config_path") is ParameterSource.COMMANDLINE
     if directory is not None and not named:
-        return directory, database or directory / "capture.db"
+        return directory, database or directory / "capture.db", Options()
     config = load_config(config_path, {"capture.dir": directory, "store.path": database})
-    return config.capture.dir, config.db_path
+    return config.capture.dir, config.db_path, from_config(config)
 
 
-def _once(directory: Path, database: Path) -> None:
+def _rebuild(directory: Path, database: Path, options: Options, force: bool) -> None:
+    with WriterLock(directory) as lock:
+        if not _acquired(lock):
+            raise LlmtapError(f"a writer (process {lock.holder()}) is at work in {directory}: stop it first (llmtap up runs one)")
+        gone = missing(directory, database)
+        if gone and not force:
+            raise LlmtapError(
+                f"{database}: up to {gone} exchanges in it are no longer in {directory / 'archive'} and would be left out: "
+                "--force makes the new one all the same (the old one is kept)"
+            )
+        try:
+            done = rebuild_database(directory, database, options, lambda line: click.echo(line, err=True))
+        except (sqlite3.Error, OSError) as error:
+            raise LlmtapError(f"{database}: not made again: {getattr(error, 'strerror', None) or error}") from error
+    for name in done.damaged or ():
+        click.echo(f"{name}: damaged, taken in as far as it can be read", err=True)
+    kept = f"; the old one is {done.old}" if done.old is not None else ""
+    click.echo(f"{database}: made again of {done.segments} files, {done.records} records, {done.bad} bad{kept}")
+
+
+def _once(directory: Path, database: Path, options: Options) -> None:
     if not (directory / "spool").is_dir():
         raise LlmtapError(f"{directory}: there is no spool in it: nothing was captured there (--dir names another folder)")
     with WriterLock(directory) as lock:
         if not _acquired(lock):
             raise LlmtapError(f"a writer (process {lock.holder()}) is already at work in {directory}: it brings everything in")
-        with closing(Writer(directory, database)) as writer:
+        with closing(Writer(directory, database, options=options)) as writer:
             try:
                 writer.run_pass()
             except (sqlite3.Error, OSError, LlmtapError) as error:
@@ -87,7 +132,7 @@ def _once(directory: Path, database: Path) -> None:
     click.echo(f"{database}: {status.ingested_records} records ingested, {status.bad} bad, {status.lost} exchanges lost")
 
 
-def _follow(directory: Path, database: Path, parent_pipe: bool) -> None:
+def _follow(directory: Path, database: Path, options: Options, parent_pipe: bool) -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     with WriterLock(directory) as lock, closing(Stop(0 if parent_pipe else None)) as stop:
         stop.listen()
@@ -99,7 +144,7 @@ def _follow(directory: Path, database: Path, parent_pipe: bool) -> None:
             if stop.wait(_LOCK_POLL_S):
                 return
         log.info("writing %s", database)
-        with closing(Writer(directory, database)) as writer:
+        with closing(Writer(directory, database, options=options)) as writer:
             good = follow(writer, stop, StatusFile(directory))
         log.info("stopped: %d records ingested, %d bad", writer.status.ingested_records, writer.status.bad)
     if not good:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from llmtap.core.config import Backend, Config, Launch
-from llmtap.core.config_advice import EXPOSED, is_loopback
+from llmtap.core.config_advice import EXPOSED, advice, is_loopback
 from llmtap.core.errors import ConfigError
 from llmtap_launcher.cli.common import config_option, load_config
 
@@ -72,6 +72,8 @@ def up(
         raise click.UsageError(NOTHING_TO_SERVE)
     if not (config.auth.enabled or config.server.insecure or is_loopback(config.server.host)):
         raise ConfigError(EXPOSED.format(host=config.server.host))
+    for warning in advice(config):
+        click.echo(f"warning: {warning}", err=True)
     # what follows is heavy, and of no use to --help
     from llmtap_launcher.plan import decide
     from llmtap_launcher.reconfigure import Source

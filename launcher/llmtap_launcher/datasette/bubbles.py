@@ -13,6 +13,8 @@ from markupsafe import Markup
 
 from llmtap_launcher.datasette.conversation import Message
 from llmtap_launcher.datasette.formats import number, size
+from llmtap_launcher.datasette.security import PICTURES
+from llmtap_launcher.store.attachments import reference
 
 _KNOWN = {"system", "developer", "user", "assistant", "tool", "function"}
 _FOLD_CHARS = 1200  # system prompts and tool results are long and rarely what one looks for
@@ -58,9 +60,23 @@ def _folded(summary: str, body: Markup, kind: str) -> Markup:
 
 def _image(url: str) -> Markup:
     """A picture is named, never loaded: a data URL could be anything, a remote one would tell its server who reads this."""
+    if (stored := reference(url)) is not None:
+        return _attachment(stored[0], stored[1])
     data = _DATA_URL.match(url)
     label = f"{data[1] or 'data'}, {size(len(url))}, inline" if data else url
     return Markup('<div class="attachment"><span class="tag">image</span> {}</div>').format(label[:500])
+
+
+def _attachment(hashed: bytes, prefix: str) -> Markup:
+    """A picture that is stored is shown; whether it is one is for its own page to say (`/-/attachment/…`)."""
+    mime = prefix.removeprefix("data:").partition(";")[0].lower()
+    if mime and mime not in PICTURES:
+        return Markup('<div class="attachment"><span class="tag">{}</span> <a href="{}">download</a></div>').format(
+            mime, f"../attachment/{hashed.hex()}"
+        )
+    return Markup('<img class="picture" src="{}" alt="{}" loading="lazy">').format(
+        f"../attachment/{hashed.hex()}", f"attached {mime or 'picture'}"
+    )
 
 
 def _part(part: Any) -> Markup:
@@ -82,6 +98,11 @@ def _part(part: Any) -> Markup:
         return _call(str(part.get("name", "")), part.get("id"), part.get("input"))
     if kind == "tool_result":
         return content(part.get("content"))
+    if kind == "image":  # Anthropic's and Ollama's
+        source = part.get("source")
+        data = source.get("data") if isinstance(source, dict) else part.get("data")
+        if isinstance(data, str) and reference(data) is not None:
+            return _image(data)
     shown = json.dumps({k: _short(v) for k, v in part.items()}, indent=2, ensure_ascii=False)
     return Markup('<div class="attachment"><span class="tag">{}</span><pre>{}</pre></div>').format(kind or "part", shown)
 

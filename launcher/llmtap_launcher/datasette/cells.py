@@ -12,13 +12,14 @@ from urllib.parse import quote
 
 from markupsafe import Markup, escape
 
-from llmtap_launcher.datasette.formats import duration, number, size, when
+from llmtap_launcher.datasette.formats import dollars, duration, number, size, when
 
 #: what the `search` query puts around a hit: characters that text does not contain and that mean nothing if it does
 MARK_START, MARK_END = "\x02", "\x03"
 _ULID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 _COUNTS = frozenset(
-    "prompt_tokens completion_tokens cached_tokens reasoning_tokens n_messages chunks requests errors tokens_per_second".split()
+    "prompt_tokens completion_tokens cached_tokens reasoning_tokens n_messages chunks requests errors "
+    "tokens_per_second turns a b".split()
 )
 _SAID_CHARS = 100
 _OK = {"ok", "cached"}
@@ -28,6 +29,11 @@ _MILD = {"open", "client_abort"}
 def transcript_path(uid: str) -> str:
     """The page of one exchange (below Datasette's base_url)."""
     return f"/-/transcript/{quote(uid, safe='')}"
+
+
+def conversation_path(number: int) -> str:
+    """The page of a conversation (below Datasette's base_url)."""
+    return f"/-/conversation/{number}"
 
 
 def badge(outcome: str, code: Any = None) -> Markup:
@@ -79,6 +85,10 @@ def cell(column: str, value: Any, row: Any, path: Callable[[str], str]) -> Marku
         return Markup('<span title="{} ms">{}</span>').format(value, duration(value))
     if column == "status":
         return status(int(value))
+    if column == "cost_usd":
+        return Markup("{}").format(dollars(value))
+    if column in ("conversation", "conversation_id") and isinstance(value, int):
+        return Markup('<a href="{}">{}</a>').format(path(conversation_path(value)), value)
     if column.endswith("_bytes"):
         return Markup('<span title="{} bytes">{}</span>').format(value, size(value))
     if column in _COUNTS:
@@ -89,6 +99,8 @@ def cell(column: str, value: Any, row: Any, path: Callable[[str], str]) -> Marku
 def _text_cell(column: str, value: str, row: Any, path: Callable[[str], str]) -> Markup | None:
     uid = _of(row, "uid")
     if column in ("started_at", "hour", "first_at", "last_at"):
+        if column == "last_at" and isinstance(talk := _of(row, "conversation"), int):
+            return Markup('<a href="{}">{}</a>').format(path(conversation_path(talk)), time(value))
         shown = time(value) if column != "hour" else Markup("{}").format(value)
         if column == "started_at" and isinstance(uid, str) and uid:
             return Markup('<a href="{}">{}</a>').format(path(transcript_path(uid)), shown)

@@ -22,6 +22,10 @@ import llmtap
 import llmtap_launcher
 from llmtap.core.errors import ConfigError, LlmtapError
 
+#: what the pages' process finds in its environment
+PASSWORD_VARIABLE, PAGES_VARIABLE = "LLMTAP_DATASETTE_PASSWORD", "LLMTAP_PAGES_URL"
+GATEWAY_VARIABLE, WEB_VARIABLE = "LLMTAP_GATEWAY_URL", "LLMTAP_MITMWEB_URL"
+
 HERE = Path(__file__).resolve().parent
 READY_PATH = "/-/versions.json"
 STATIC_MOUNT = "-/llmtap"
@@ -47,12 +51,14 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def check_host(host: str) -> None:
-    """Raises ConfigError for a host that others can reach: the pages show every prompt, and there is no password yet."""
-    if not is_loopback(host):
+def check_host(host: str, password: str | None = None) -> None:
+    """Raises ConfigError for a host that others can reach without a password: the pages show every prompt."""
+    if not is_loopback(host) and not password:
         raise ConfigError(
             f"datasette host {host!r} can be reached from other machines, and the pages show every captured prompt "
-            "without a password: use 127.0.0.1 (from elsewhere: ssh -L 8001:127.0.0.1:8001 HOST)"
+            "without a password: set datasette.password (or LLMTAP_DATASETTE__PASSWORD), or use 127.0.0.1 (from "
+            "elsewhere: ssh -L "
+            "8001:127.0.0.1:8001 HOST)"
         )
 
 
@@ -91,9 +97,10 @@ def check_port(host: str, port: int) -> None:
             raise LlmtapError(f"port {port} on {host} {why}; choose another with --port") from None
 
 
-def datasette_argv(db: Path, host: str, port: int) -> list[str]:
-    """The command line of a Datasette on `db`, to be run with `datasette_env()`. Raises ConfigError for a host off loopback."""
-    check_host(host)
+def datasette_argv(db: Path, host: str, port: int, password: str | None = None) -> list[str]:
+    """The command line of a Datasette on `db`, to be run with `datasette_env()`. Raises ConfigError for a host off loopback
+    without a password (which is in the environment, not here)."""
+    check_host(host, password)
     # -P: the folder it is started in must not shadow what it imports
     argv = [sys.executable, "-P", "-m", "datasette", "serve", str(db), "--host", host.strip("[]"), "--port", str(port)]
     argv += ["--metadata", str(HERE / "metadata.yml")]
@@ -105,12 +112,27 @@ def datasette_argv(db: Path, host: str, port: int) -> list[str]:
     return argv
 
 
-def datasette_env(env: Mapping[str, str] | None = None) -> dict[str, str]:
-    """`env` (default: this process's) such that the plugins find our packages, also from a checkout that is not installed."""
+def datasette_env(
+    env: Mapping[str, str] | None = None,
+    *,
+    password: str | None = None,
+    pages: str | None = None,
+    gateway: str | None = None,
+    web: str | None = None,
+) -> dict[str, str]:
+    """`env` (default: this process's) such that the plugins find our packages, also from a checkout that is not installed.
+
+    What the pages are told: their `password`, and the addresses of themselves, the gateway and mitmweb, for their links.
+    """
     out = dict(os.environ if env is None else env)
     roots = [str(Path(str(package.__file__)).resolve().parents[1]) for package in (llmtap, llmtap_launcher)]
     known = [p for p in out.get("PYTHONPATH", "").split(os.pathsep) if p and p not in roots]
     out["PYTHONPATH"] = os.pathsep.join([*dict.fromkeys(roots), *known])
+    told = {PASSWORD_VARIABLE: password, PAGES_VARIABLE: pages, GATEWAY_VARIABLE: gateway, WEB_VARIABLE: web}
+    for name, value in told.items():
+        out.pop(name, None)
+        if value:
+            out[name] = value
     return out
 
 
@@ -118,3 +140,9 @@ def base_url(host: str, port: int) -> str:
     """`http://127.0.0.1:8001`, with brackets around an IPv6 address."""
     name = host.strip("[]")
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
+def ready_url(host: str, port: int, password: str | None = None) -> str:
+    """What answers 200 when the pages are ready. It has the password in it: not to be shown."""
+    base = base_url(host, port)
+    return f"{base.replace('://', f'://llmtap:{quote(password, safe="")}@') if password else base}{READY_PATH}"

@@ -16,6 +16,7 @@ from typing import Any
 MAX_MESSAGES = 200  # shown on a page unless all are asked for
 ALL_MESSAGES = 5000
 MAX_CHARS = 50_000  # of one message; the rest is a link away
+MAX_STRIP = 25  # turns of a conversation that can be stepped to
 MAX_TURNS = 10  # neighbours named in one list
 _STEPS = 1000  # of a walk down the tree
 
@@ -53,6 +54,9 @@ class Transcript:
     previous: list[Turn] = field(default_factory=list)
     following: list[Turn] = field(default_factory=list)
     same_prompt: list[Turn] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)  # of the conversation, around this one; `first_turn` is the first's number
+    first_turn: int = 1
+    turns_in_all: int = 0
     deltas: list[int] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)  # of `response_meta_json`, without what the messages show already
     tools: str | None = None  # the tool definitions sent along, as JSON
@@ -120,6 +124,36 @@ def _neighbours(conn: sqlite3.Connection, it: Transcript) -> None:
         )
 
 
+def _turns_around(conn: sqlite3.Connection, it: Transcript) -> None:
+    """The turns of the conversation, this one in the middle where there are too many."""
+    row = it.exchange
+    if row.get("conversation_id") is None:
+        return
+    talk = {"talk": row["conversation_id"], "at": row["started_us"] or 0, "uid": row["uid"]}
+    (it.turns_in_all,) = conn.execute("select count(*) from exchanges where conversation_id = :talk", talk).fetchone()
+    (before,) = conn.execute(
+        "select count(*) from exchanges where conversation_id = :talk and (started_us, uid) < (:at, :uid)", talk
+    ).fetchone()
+    skipped = max(0, min(before - MAX_STRIP // 2, it.turns_in_all - MAX_STRIP))
+    it.first_turn = skipped + 1
+    it.turns = [
+        Turn(*found)
+        for found in conn.execute(
+            f"select {_TURN} from exchanges e where conversation_id = :talk order by started_us, uid limit {MAX_STRIP} "
+            f"offset {skipped}",
+            talk,
+        )
+    ]
+
+
+def last_turn(conn: sqlite3.Connection, number: int) -> str | None:
+    """The `uid` of a conversation's latest exchange; None when there is no such conversation."""
+    row = conn.execute(
+        "select uid from exchanges where conversation_id = ? order by started_us desc, uid desc limit 1", (number,)
+    ).fetchone()
+    return None if row is None else str(row[0])
+
+
 def _replies(conn: sqlite3.Connection, it: Transcript) -> Iterator[Message]:
     """The choices of the reply. A body is stored once however often it was said; thoughts that differ are with the exchange."""
     tips = [bytes.fromhex(tip) for tip in it.meta.pop("output_tips", ())] or [it.exchange["output_tip"]]
@@ -163,6 +197,7 @@ def load(conn: sqlite3.Connection, ident: str, everything: bool = False) -> Tran
     it.earlier = max(0, (row["n_messages"] or 0) - len(it.messages)) if it.messages else 0
     it.messages += _replies(conn, it)
     _neighbours(conn, it)
+    _turns_around(conn, it)
     timing = conn.execute("select deltas from token_timings where exchange_id = ?", (row["id"],)).fetchone()
     it.deltas = [int(d) for d in json.loads(timing[0])] if timing is not None else []
     tools = conn.execute("select json from bodies where hash = ?", (row["tools_hash"],)).fetchone()

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from llmtap_launcher.datasette import cells
 from llmtap_launcher.datasette.bubbles import pretty
 from llmtap_launcher.datasette.conversation import Transcript
-from llmtap_launcher.datasette.formats import duration, number, size
+from llmtap_launcher.datasette.formats import dollars, duration, number, size
 
 Fact = tuple[str, Markup]
 Group = tuple[str, list[Fact]]
@@ -53,7 +53,7 @@ def _tags(value: Any) -> Markup:
 
 
 def _dollars(value: Any) -> Markup:
-    return _plain(f"${value / 1e9:.6f}".rstrip("0").rstrip("."))
+    return _plain(dollars(value / 1e9))
 
 
 #: title, then (column, label, how)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 
 
@@ -51,3 +52,13 @@ def when(iso: str) -> str:
     if at.tzinfo is not None:
         at = at.astimezone(UTC)
     return at.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def dollars(value: float) -> str:
+    """`$0.0031`, `$1.25`, `$1,234`."""
+    if value >= 1000:
+        return f"${value:,.0f}"
+    if value >= 1 or value <= 0:
+        return f"${value:.2f}"
+    digits = min(9, 2 - math.floor(math.log10(value)))  # three that tell something
+    return f"${value:.{digits}f}".rstrip("0").rstrip(".")

@@ -41,6 +41,13 @@ _LABELS = {
     "ttft_ms": "first token",
     "error_type": "error",
     "error_message": "message",
+    "last_at": "last turn (UTC)",
+    "first_at": "began (UTC)",
+    "conversation": "",
+    "cost_usd": "cost",
+    "limit_ms": "at least, ms",
+    "b_over_a": "b / a",
+    "a": "a",
 }
 #: columns of the `requests` view that its page leaves out (JSON and CSV have them): the link is at the time, an error's status in
 #: the outcome

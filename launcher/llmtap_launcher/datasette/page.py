@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
 from markupsafe import Markup
 
-from llmtap_launcher.datasette import bubbles, cells, facts, sparkline
+from llmtap_launcher.datasette import bubbles, cells, facts, sparkline, timeline
+from llmtap_launcher.datasette.command import GATEWAY_VARIABLE, PAGES_VARIABLE, WEB_VARIABLE
 from llmtap_launcher.datasette.conversation import Transcript, Turn
 from llmtap_launcher.datasette.formats import duration, number, when
+from llmtap_launcher.store import request_of
 
 _TITLE_CHARS = 70
 
@@ -39,6 +43,39 @@ def _notice(row: dict[str, Any], replied: bool) -> tuple[str, str]:
         said = f": {error}" if error else "."
         return f"{str(outcome).replace('_', ' ').capitalize()}{said}{partial}", "bad"
     return "", ""
+
+
+def _strip(it: Transcript, path: Callable[[str], str]) -> dict[str, Any] | None:
+    """The turns of the conversation to step through; None where there is only one."""
+    if it.turns_in_all < 2:
+        return None
+    here = next((n for n, turn in enumerate(it.turns) if turn.uid == it.exchange["uid"]), 0)
+    turns = [{**_turn(turn, path), "number": it.first_turn + n, "here": n == here} for n, turn in enumerate(it.turns)]
+    return {"turns": turns, "number": it.first_turn + here, "all": it.turns_in_all}
+
+
+def _stalls(it: Transcript) -> str:
+    found = timeline.stalls(it.deltas)
+    if not found:
+        return ""
+    longest = max(found, key=lambda stall: stall.took_ms)
+    count = "one stall" if len(found) == 1 else f"{len(found)} stalls"
+    return f"{count}, the longest of {duration(longest.took_ms)} after {duration(longest.start_ms)}"
+
+
+def _replay(row: dict[str, Any], path: Callable[[str], str]) -> str:
+    """A command line that sends the request again, through the gateway, to be pasted into a shell."""
+    gateway = os.environ.get(GATEWAY_VARIABLE, "http://127.0.0.1:8000")
+    pages = os.environ.get(PAGES_VARIABLE, "http://127.0.0.1:8001")
+    body = f"{pages}{path('/-/request/' + quote(str(row['uid']), safe=''))}.json"
+    target = f"{gateway}{request_of.replay_path(row)}"
+    return f"curl -s {shlex.quote(body)} | curl -sN {shlex.quote(target)} -H 'content-type: application/json' --data-binary @-"
+
+
+def web_url(uid: str) -> str:
+    """The request in mitmweb, when that runs; empty otherwise."""
+    base = os.environ.get(WEB_VARIABLE, "")
+    return f"{base.rstrip('/')}/#/flows?s={quote('~hs ' + uid, safe='')}" if base else ""
 
 
 def _turn(turn: Turn, path: Callable[[str], str]) -> dict[str, str]:
@@ -73,6 +110,11 @@ def context(it: Transcript, database_url: str, path: Callable[[str], str]) -> di
         "facts": facts.facts(row),
         "extras": facts.extras(it),
         "svg": sparkline.svg(pace) if pace else "",
+        "timeline": timeline.svg(it.deltas, row.get("duration_ms")),
+        "stalls": _stalls(it),
+        "strip": _strip(it, path),
+        "replay": _replay(row, path) if it.messages else "",
+        "web_url": web_url(str(row["uid"])),
         "pace": (
             f"{number(len(it.deltas))} events; between two of them {duration(pace.p50)} (median), "
             f"{duration(pace.p95)} (95th percentile), {duration(pace.longest)} at most"

@@ -9,6 +9,8 @@ import sqlite3
 from array import array
 from collections.abc import Sequence
 
+from llmtap_launcher.store import latency
+
 
 def interpolate(ordered: Sequence[float], p: float) -> float:
     """The p-th percentile of an ascending, non-empty sequence."""
@@ -40,6 +42,27 @@ class Percentile:
         return interpolate(sorted(self._values), self._p)
 
 
+class HistPercentile:
+    """The aggregate `hist_percentile(bucket, n, p)` over rows of `latency_hist`: buckets of any hours, models, keys added up."""
+
+    def __init__(self) -> None:
+        self._counts: dict[int, int] = {}
+        self._p: float | None = None
+
+    def step(self, bucket: int | None, n: int | None, p: float) -> None:
+        if self._p is None:
+            if not 0 <= float(p) <= 100:
+                raise ValueError("hist_percentile() wants a third argument between 0 and 100")
+            self._p = float(p)
+        if bucket is not None and n is not None:
+            self._counts[bucket] = self._counts.get(bucket, 0) + n
+
+    def finalize(self) -> float | None:
+        found = latency.percentile(self._counts, self._p) if self._p is not None else None
+        return None if found is None else float(f"{found:.4g}")  # it knows no more
+
+
 def register(conn: sqlite3.Connection) -> None:
-    """Make `percentile(value, p)` known to a connection."""
+    """Make `percentile(value, p)` and `hist_percentile(bucket, n, p)` known to a connection."""
     conn.create_aggregate("percentile", 2, Percentile)  # type: ignore[arg-type]  # typeshed wants int arguments
+    conn.create_aggregate("hist_percentile", 3, HistPercentile)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ here is a migration.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -16,19 +16,26 @@ from typing import Any
 import orjson
 
 from llmtap.wire.values import flatten
+from llmtap_launcher.store.attachments import Attachment, lift
 
 HASH_BYTES = 16
+#: of hashes that only have to be rare
+LOOSE_BYTES = 8
+#: how far into a text its loose hash looks
+_LOOSE_CHARS = 2000
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """One message as stored. `json` is the whole message in OpenAI's shape when that is more than `{role, content: str}`."""
+    """One message as stored. `json` is the message in OpenAI's shape when that is more than `{role, content: str}`, without a
+    `content` that is `text`; `attachments` are lifted out of it. `message_of` is the inverse."""
 
     hash: bytes
     role: str
     text: str | None
     json: str | None
+    attachments: tuple[Attachment, ...] = ()
 
     @property
     def size(self) -> int:
@@ -44,6 +51,23 @@ def digest(data: bytes) -> bytes:
 def link(parent: bytes, body: bytes) -> bytes:
     """The hash of a message: of its parent's hash (b"" for the first) and its body's."""
     return digest(parent + body)
+
+
+def asked_words(messages: Sequence[Body]) -> bytes:
+    """What was asked, however its white space is set: half of `loose`. `messages`: all before the reply, at least one."""
+    return digest(b"".join([b"%d " % len(messages), _words(messages[0]), _words(messages[-1])]))[:LOOSE_BYTES]
+
+
+def loose(asked: bytes, reply: Body) -> bytes:
+    """Names a reply to what `asked_words` names, for clients that trim what they send back."""
+    return digest(asked + _words(reply))[:LOOSE_BYTES]
+
+
+def _words(body: Body) -> bytes:
+    if body.text is None:
+        return body.hash
+    words = "".join(body.text[:_LOOSE_CHARS].split())[: _LOOSE_CHARS // 2]  # so that a blank more shifts nothing out
+    return digest(f"{body.role} {words}".encode("utf-8", "surrogatepass"))
 
 
 def body_of(message: Mapping[str, Any]) -> Body:
@@ -63,8 +87,23 @@ def body_of(message: Mapping[str, Any]) -> Body:
     whole = {k: v for k, v in message.items() if v not in _EMPTY}
     if type(content) is str and "content" in whole:
         whole["content"] = content  # one text part is a string with ceremony
-    plain = whole.keys() <= {"role", "content"} and type(whole.get("content", "")) is str
-    return Body(hashed, role, text, None if plain else orjson.dumps({**whole, "role": role}).decode())
+    lifted: tuple[Attachment, ...] = ()
+    if type(whole.get("content")) is list:
+        whole["content"], lifted = lift(whole["content"])
+    elif type(content) is str:
+        whole.pop("content", None)  # it is the text: once is enough
+    plain = whole.keys() <= {"role"}
+    return Body(hashed, role, text, None if plain else orjson.dumps({**whole, "role": role}).decode(), lifted)
+
+
+def message_of(role: str, text: str | None, json: str | None) -> dict[str, Any]:
+    """A stored message in OpenAI's shape again: `role`, `content` (None where there is none), and what else it has.
+
+    Attachments are still references (`attachments.restore` puts them back).
+    """
+    message: dict[str, Any] = orjson.loads(json) if json is not None else {"role": role}
+    message.setdefault("content", text)
+    return message
 
 
 def tools_body(tools: list[Any]) -> Body:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
+from llmtap_launcher.store.attachments import Attachment
 from llmtap_launcher.store.canonical import Body, link
 
 #: hashes remembered per table: some 10 MB, enough for a thousand conversations under way
@@ -29,6 +30,11 @@ class Chains:
 
     def extend(self, parent: bytes | None, bodies: Sequence[Body]) -> bytes | None:
         """Stores `bodies` behind the message with hash `parent` (None: at the root). Returns the hash of the last one."""
+        hashes, _ = self.link_all(parent, bodies)
+        return hashes[-1] if hashes else parent
+
+    def link_all(self, parent: bytes | None, bodies: Sequence[Body]) -> tuple[list[bytes], int]:
+        """As `extend`; returns the hashes of all of them, and how many of them (from the first) were stored before."""
         hashes = [parent or b""]
         for body in bodies:
             hashes.append(link(hashes[-1], body.hash))
@@ -50,7 +56,7 @@ class Chains:
             assert parent_id is not None
             self._messages[hashes[index + 1]] = (parent_id, depth)
         _trim(self._messages)
-        return hashes[-1] or None
+        return hashes[1:], at
 
     def put(self, body: Body) -> tuple[int, bool]:
         """The id of a body, and whether it is new."""
@@ -65,11 +71,20 @@ class Chains:
         if created:
             assert cursor.lastrowid is not None
             body_id = cursor.lastrowid
+            for it in body.attachments:
+                self._attach(body_id, it)
         else:
             (body_id,) = self._conn.execute("SELECT id FROM bodies WHERE hash = ?", (body.hash,)).fetchone()
         self._bodies[body.hash] = body_id
         _trim(self._bodies)
         return body_id, created
+
+    def _attach(self, body_id: int, it: Attachment) -> None:
+        self._conn.execute(
+            "INSERT INTO attachments(hash, mime, bytes, content) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            (it.hash, it.mime, len(it.content), it.content),
+        )
+        self._conn.execute("INSERT INTO body_attachments VALUES (?, ?) ON CONFLICT DO NOTHING", (body_id, it.hash))
 
     def _message(self, hashed: bytes) -> tuple[int, int] | None:
         known = self._messages.get(hashed)

@@ -24,6 +24,10 @@ class StoreError(LlmtapError):
     """The capture database cannot be used. `str()` is one line: file, what is wrong, how to mend it."""
 
 
+class NewerSchema(StoreError):
+    """A database of a newer llmtap."""
+
+
 def connect_ro(path: Path, *, timeout_s: float = 5.0) -> sqlite3.Connection:
     """A read-only connection (`mode=ro`, `query_only`) with `sqlite3.Row` rows. The caller closes it.
 
@@ -58,7 +62,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
         db = Database(first)
         newer = {m.name for m in migrations.applied(db)} - _names()
         if newer:
-            raise StoreError(
+            raise NewerSchema(
                 f"{path}: made by a newer llmtap (it has {', '.join(sorted(newer))}): "
                 "upgrade llmtap, or move the file away and a new one is begun"
             )
@@ -69,6 +73,16 @@ def open_writer(path: Path) -> sqlite3.Connection:
     conn.execute("PRAGMA cache_size = -65536")
     conn.execute("PRAGMA temp_store = MEMORY")
     return conn
+
+
+def outdated(path: Path) -> bool:
+    """Is this a capture database of an earlier version? False for what is none, or cannot be read."""
+    try:
+        with closing(connect_ro(path)) as conn:
+            applied = {name for (name,) in conn.execute("SELECT name FROM _sqlite_migrations WHERE migration_set = 'llmtap'")}
+    except (StoreError, sqlite3.Error):
+        return False
+    return bool(applied) and bool(_names() - applied)
 
 
 def _names() -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import select
@@ -15,7 +16,8 @@ from types import FrameType
 
 from llmtap.core.errors import LlmtapError
 from llmtap.spool.segment import scan
-from llmtap_launcher.store.status import StatusFile
+from llmtap_launcher.store.database import NewerSchema, outdated
+from llmtap_launcher.store.status import StatusFile, Trouble
 from llmtap_launcher.store.writer import Writer
 
 log = logging.getLogger("llmtap.writer")
@@ -65,23 +67,37 @@ class Stop:
 
 def explain(error: Exception, writer: Writer) -> str:
     """One line for a person: what is wrong and what mends it."""
+    if isinstance(error, sqlite3.Error):
+        mend = {
+            "disk_full": "free some disk space",
+            "locked": "another program holds a lock on it",
+            "corrupt": "move it away and a new one is begun, or make it again: llmtap ingest --rebuild",
+            "read_only": "make it and its folder writable for this user",
+        }.get(trouble_of(error))
+        return f"{writer.database}: {error}: {mend + '; ' if mend else ''}captures wait in the spool"
+    if isinstance(error, OSError):
+        return f"{error.filename or writer.spool}: {error.strerror or error}"
+    if isinstance(error, LlmtapError):
+        return str(error)
+    return f"unexpected {type(error).__name__} (a defect of llmtap; captures wait in the spool)"
+
+
+def trouble_of(error: Exception) -> Trouble:
+    """What kind of trouble an error is."""
     text = str(error)
     if isinstance(error, sqlite3.Error):
-        mend = "captures wait in the spool"
-        if "full" in text:
-            mend = "free some disk space; captures wait in the spool"
-        elif "locked" in text:
-            mend = "another program holds a lock on it; captures wait in the spool"
-        elif "malformed" in text or "not a database" in text:
-            mend = "move it away and a new one is begun; captures wait in the spool"
-        elif "readonly" in text or "unable to open" in text:
-            mend = "make it and its folder writable for this user; captures wait in the spool"
-        return f"{writer.database}: {text}: {mend}"
+        kinds: tuple[tuple[Trouble, tuple[str, ...]], ...] = (
+            ("disk_full", ("full",)),
+            ("locked", ("locked",)),
+            ("corrupt", ("malformed", "not a database", "corrupt")),
+            ("read_only", ("readonly", "unable to open")),
+            ("unreadable", ("disk I/O error",)),
+        )
+        return next((kind for kind, words in kinds if any(word in text for word in words)), "other")
     if isinstance(error, OSError):
-        return f"{error.filename or writer.spool}: {error.strerror or text}"
-    if isinstance(error, LlmtapError):
-        return text
-    return f"unexpected {type(error).__name__} (a defect of llmtap; captures wait in the spool)"
+        full, refused = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), (errno.EROFS, errno.EACCES, errno.EPERM)
+        return "disk_full" if error.errno in full else "read_only" if error.errno in refused else "unreadable"
+    return "newer_schema" if isinstance(error, NewerSchema) else "other"
 
 
 def follow(writer: Writer, stop: Stop, file: StatusFile, *, pause: Callable[[float], object] | None = None) -> bool:
@@ -92,13 +108,18 @@ def follow(writer: Writer, stop: Stop, file: StatusFile, *, pause: Callable[[flo
     """
     status, failures, told, last_good = writer.status, 0, None, time.time()
     writer.on_commit = lambda: file.write(status)
+    if outdated(writer.database):  # it takes its time, and nobody need wait for it
+        log.info("%s: of an earlier version, is brought up to date", writer.database)
+        file.write(status, now=True)
     while True:
         stopping = stop.asked or stop.orphaned
         try:
             writer.run_pass()
+            if not stopping:
+                writer.maintain()
         except Exception as error:
             failures += 1
-            status.state, status.error = "error", explain(error, writer)
+            status.state, status.error, status.trouble = "error", explain(error, writer), trouble_of(error)
             status.lag_s = round(time.time() - last_good, 3)
             if status.error != told:
                 expected = isinstance(error, (sqlite3.Error, OSError, LlmtapError))
@@ -108,7 +129,7 @@ def follow(writer: Writer, stop: Stop, file: StatusFile, *, pause: Callable[[flo
             if told is not None:
                 log.info("working again")
             failures, told, last_good = 0, None, time.time()
-            status.state, status.error = "running", None
+            status.state, status.error, status.trouble = "running", None, None
         file.write(status, now=stopping)
         if stopping:
             break

@@ -8,7 +8,7 @@ locked, corrupted) are raised: the caller rolls back and tries the whole batch a
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,24 +16,48 @@ import orjson
 
 from llmtap.core.record import VERSION
 from llmtap.spool.segment import Segment
-from llmtap_launcher.store.canonical import Body
+from llmtap_launcher.store.canonical import Body, asked_words, loose
 from llmtap_launcher.store.chains import Chains
-from llmtap_launcher.store.rows import BEGIN_COLUMNS, END_COLUMNS, Asked, Replied, asked, iso, replied
+from llmtap_launcher.store.conversations import Conversations
+from llmtap_launcher.store.pricing import Prices, Rate
+from llmtap_launcher.store.rollups import COLUMNS, Rollups
+from llmtap_launcher.store.rows import BEGIN_COLUMNS, END_COLUMNS, Replied, asked, iso, replied
 
-_ALL = [*BEGIN_COLUMNS, *END_COLUMNS]
-_INSERT = (
-    f"INSERT INTO exchanges(uid, {', '.join(_ALL)}) VALUES (:uid, {', '.join(':' + c for c in _ALL)}) ON CONFLICT(uid) DO NOTHING"
-)
-#: the size of a body that was sent on as it came is known at the end, which may be here before the beginning
-_SIZE = "request_bytes = coalesce(max(request_bytes, :request_bytes), :request_bytes)"
-_UPDATE_BEGIN = (
-    f"UPDATE exchanges SET {', '.join(f'{c} = :{c}' for c in BEGIN_COLUMNS if c != 'request_bytes')}, {_SIZE} WHERE uid = :uid"
-)
-_UPDATE_END = f"UPDATE exchanges SET {', '.join(f'{c} = :{c}' for c in END_COLUMNS)} WHERE uid = :uid"
+#: what placing and pricing add to a row
+_ADDED = ["conversation_id", "loose_input", "loose_tip", "cost_nanousd", "price_id"]
+_ALL = [*BEGIN_COLUMNS, *END_COLUMNS, *_ADDED]
+_INSERT = f"INSERT INTO exchanges(uid, {', '.join(_ALL)}) VALUES (:uid, {', '.join(':' + c for c in _ALL)})"
+
+
+def _update(columns: Iterable[str]) -> str:
+    return f"UPDATE exchanges SET {', '.join(f'{c} = :{c}' for c in columns)} WHERE uid = :uid"
+
+
+_UPDATE_BEGIN = _update([*BEGIN_COLUMNS, "conversation_id", "loose_input", "loose_tip"])
+#: `request_bytes`: the size of a body that was sent on as it came is known at the end
+_UPDATE_END = _update([*END_COLUMNS, "request_bytes", "loose_tip", "cost_nanousd", "price_id"])
 _NOTHING: dict[str, Any] = dict.fromkeys(_ALL)
+#: what is asked of a row that is there already
+_OLD = tuple(
+    dict.fromkeys(
+        [
+            *COLUMNS,
+            *"id endpoint cache started_us input_tip output_tip conversation_id loose_input loose_tip request_bytes".split(),
+        ]
+    )
+)
+_SELECT_OLD = f"SELECT {', '.join(_OLD)} FROM exchanges WHERE uid = ?"
 
 #: errors of SQLite that lie in the values, not in the database
 _VALUE_ERRORS = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
+
+
+#: a row of `exchanges` that counts (1) or no longer counts (-1) in the statistics, and its gaps between content events
+Share = tuple[Mapping[str, Any], Sequence[int], int]
+
+
+#: the messages of a request, their hashes, how many were stored before, the conversation it names
+_History = tuple[Sequence[Body], Sequence[bytes], int, int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +96,24 @@ class _Pair:
 
 
 class Ingester:
-    """Applies batches through one connection, inside the caller's transaction."""
+    """Applies batches through one connection, inside the caller's transaction. `rates`: own prices; `urls`: of the backends."""
 
-    def __init__(self, conn: sqlite3.Connection) -> None:
+    def __init__(self, conn: sqlite3.Connection, rates: Sequence[Rate] = (), urls: Mapping[str, str] | None = None) -> None:
         self._conn = conn
         self._chains = Chains(conn)
+        self._conversations = Conversations(conn)
+        self._prices = Prices(conn, rates, urls)
+        self._rollups = Rollups()
 
     def forget(self) -> None:
         """Call it after a rollback."""
         self._chains.forget()
+        self._prices.forget()
 
     def apply(self, items: Iterable[Item]) -> Applied:
         """Stores a batch. Raises sqlite3.Error only for trouble with the database itself."""
         out = Applied()
+        self._rollups.clear()
         pairs: dict[str, _Pair] = {}
         for item in items:
             out.records += 1
@@ -104,11 +133,13 @@ class Ingester:
                     out.gaps.append(record)
         for uid, pair in pairs.items():
             self._apply_pair(uid, pair, out)
+        self._rollups.flush(self._conn)
         return out
 
     def _apply_pair(self, uid: str, pair: _Pair, out: Applied) -> None:
         try:
-            self._guarded(lambda: self._store(uid, pair))
+            for row, gaps, sign in self._guarded(lambda: self._store(uid, pair)):
+                self._rollups.add(row, gaps, sign)
         except _Unfit as unfit:
             halves = [half for half in (pair.begin, pair.end) if half is not None]
             if len(halves) == 1:
@@ -117,10 +148,10 @@ class Ingester:
             self._apply_pair(uid, _Pair(begin=pair.begin), out)  # one of the two may be sound
             self._apply_pair(uid, _Pair(end=pair.end), out)
 
-    def _guarded(self, store: Callable[[], None]) -> None:
+    def _guarded(self, store: Callable[[], list[Share]]) -> list[Share]:
         self._conn.execute("SAVEPOINT exchange")
         try:
-            store()
+            shares = store()
         except Exception as error:
             if isinstance(error, MemoryError) or (isinstance(error, sqlite3.Error) and not isinstance(error, _VALUE_ERRORS)):
                 raise
@@ -129,59 +160,99 @@ class Ingester:
             self.forget()
             raise _Unfit(_reason(error)) from error
         self._conn.execute("RELEASE exchange")
+        return shares
 
-    def _store(self, uid: str, pair: _Pair) -> None:
-        columns: dict[str, Any] = {**_NOTHING, "uid": uid, "outcome": "open"}
-        endpoint: str | None = None
+    def _store(self, uid: str, pair: _Pair) -> list[Share]:
+        """Writes the rows of an exchange; returns what that changes in the statistics."""
+        found = self._conn.execute(_SELECT_OLD, (uid,)).fetchone()
+        old: dict[str, Any] | None = None if found is None else dict(zip(_OLD, tuple(found), strict=True))
+        columns: dict[str, Any] = {**_NOTHING, "outcome": "open", **(old or {}), "uid": uid}
+        history: _History | None = None
         if pair.begin is not None:
-            item, record = pair.begin
-            question = asked(record, f"{item.segment.worker}-{item.segment.boot}")
-            endpoint = question.columns["endpoint"]
-            columns.update(question.columns)
-            self._store_asked(question, columns)
-        elif (
-            row := self._conn.execute("SELECT endpoint, input_tip FROM exchanges WHERE uid = ?", (uid,)).fetchone()
-        ) is not None:
-            endpoint, columns["input_tip"] = row
+            history = self._store_asked(pair.begin, columns)
+        elif old is None and pair.end is not None:
+            columns.update(_start(*pair.end))
         reply: Replied | None = None
+        repeated = False
         if pair.end is not None:
-            reply = replied(pair.end[1], endpoint)
+            reply = replied(pair.end[1], columns["endpoint"])
             columns.update(reply.columns)
-            self._store_replied(reply, columns)
-            if reply.request_bytes is not None:
-                columns["request_bytes"] = reply.request_bytes
-            if pair.begin is None:
-                columns.update(_start(*pair.end))
-        created = self._conn.execute(_INSERT, columns).rowcount == 1
-        if not created and pair.begin is not None:
-            self._conn.execute(_UPDATE_BEGIN, columns)
-        if not created and pair.end is not None:
-            self._conn.execute(_UPDATE_END, columns)
-            if reply is not None and reply.request_bytes is not None:
-                self._conn.execute(f"UPDATE exchanges SET {_SIZE} WHERE uid = :uid", columns)
-        if reply is not None and reply.deltas is not None:
-            self._conn.execute(
-                "INSERT OR REPLACE INTO token_timings(exchange_id, deltas) SELECT id, ? FROM exchanges WHERE uid = ?",
-                (reply.deltas, uid),
-            )
+            repeated = self._store_replied(reply, columns)
+            columns["request_bytes"] = _larger(columns["request_bytes"], reply.request_bytes)
+            columns["cost_nanousd"], columns["price_id"] = self._prices.cost(columns)
+        if history is not None and columns["conversation_id"] is None:
+            self._conversations.place(columns, *history)
+        if old is None:
+            self._conn.execute(_INSERT, columns)
+        else:
+            if pair.begin is not None:
+                self._conn.execute(_UPDATE_BEGIN, columns)
+            if pair.end is not None:
+                self._conn.execute(_UPDATE_END, columns)
+                if pair.begin is None and columns["conversation_id"] is not None:
+                    self._conversations.replied(columns)
         if reply is not None and reply.socket:
             self._conn.executemany(
                 "INSERT OR REPLACE INTO websocket_messages(exchange_id, n, at_ms, from_client, content, bytes) "
                 "SELECT id, ?, ?, ?, ?, ? FROM exchanges WHERE uid = ?",
                 [(n, *said, uid) for n, said in enumerate(reply.socket)],
             )
-        if not created and pair.end is None:
-            self._relink(uid, columns["input_tip"])
+        gaps = self._store_timings(uid, None if reply is None else reply.deltas, old)
+        if old is not None and pair.end is None:
+            repeated = self._relink(columns)
+        if columns["output_tip"] is not None and columns["conversation_id"] is not None:
+            self._conversations.follow_up(columns, repeated)
+        return [(columns, gaps[1], 1)] if old is None else [(old, gaps[0], -1), (columns, gaps[1], 1)]
 
-    def _store_asked(self, question: Asked, columns: dict[str, Any]) -> None:
-        if question.messages:
-            columns["input_tip"] = self._chains.extend(None, question.messages)
+    def _store_timings(
+        self, uid: str, deltas: list[int] | None, old: Mapping[str, Any] | None
+    ) -> tuple[Sequence[int], Sequence[int]]:
+        """Keeps the arrival times; returns the gaps that counted before and those that count now."""
+        before: Sequence[int] = ()
+        if old is not None and old["outcome"] != "open":
+            row = self._conn.execute("SELECT deltas FROM token_timings WHERE exchange_id = ?", (old["id"],)).fetchone()
+            before = orjson.loads(row[0])[1:] if row is not None else ()
+        if deltas is None:
+            return before, before
+        self._conn.execute(
+            "INSERT OR REPLACE INTO token_timings(exchange_id, deltas) SELECT id, ? FROM exchanges WHERE uid = ?",
+            (orjson.dumps(deltas).decode(), uid),
+        )
+        return before, deltas[1:]
+
+    def _store_asked(self, begin: tuple[Item, dict[str, Any]], columns: dict[str, Any]) -> _History | None:
+        """The messages of the request; returns what tells its conversation."""
+        item, record = begin
+        question = asked(record, f"{item.segment.worker}-{item.segment.boot}")
+        columns.update(question.columns, request_bytes=_larger(columns["request_bytes"], question.columns["request_bytes"]))
         if question.tools is not None:
             self._chains.put(question.tools)
             columns["tools_hash"] = question.tools.hash
+        if not question.messages:
+            return None
+        parent, conversation = self._named_before(question.previous, columns)
+        hashes, known = self._chains.link_all(parent, question.messages)
+        columns["input_tip"] = hashes[-1]
+        columns["asked_words"] = asked_words(question.messages)
+        if columns["output_tip"] is None:  # or else it is whole already
+            columns["loose_tip"] = columns["asked_words"]
+        return question.messages, hashes, known, conversation
 
-    def _store_replied(self, reply: Replied, columns: dict[str, Any]) -> None:
-        """Every choice is a child of the last message asked. Reasoning that the stored body does not show goes to the extras."""
+    def _named_before(self, previous: str | None, columns: Mapping[str, Any]) -> tuple[bytes | None, int | None]:
+        """Where the Responses API goes on from (`previous_response_id`): its reply, its conversation."""
+        if previous is None:
+            return None, None
+        row = self._conn.execute(
+            "SELECT output_tip, conversation_id FROM exchanges WHERE response_id = ? AND endpoint = 'responses' AND "
+            "key_name IS ?",
+            (previous, columns["key_name"]),
+        ).fetchone()
+        return (None, None) if row is None else (row[0], row[1])
+
+    def _store_replied(self, reply: Replied, columns: dict[str, Any]) -> bool:
+        """Every choice is a child of the last message asked. Reasoning that the stored body does not show goes to the extras.
+        Returns whether the (first) reply was stored behind the same messages before."""
+        repeated = False
         tips: list[str] = []
         thoughts: dict[int, str | None] = {}
         for index, (body, reasoning) in enumerate(reply.choices):
@@ -191,26 +262,32 @@ class Ingester:
                 (stored,) = self._conn.execute("SELECT json FROM bodies WHERE id = ?", (body_id,)).fetchone()
                 if (_reasoning(stored) or None) != (reasoning or None):
                     thoughts[index] = reasoning or None
-            tip = self._chains.extend(columns["input_tip"], [body])
-            assert tip is not None
+            (tip,), known = self._chains.link_all(columns["input_tip"], [body])
             tips.append(tip.hex())
             if index == 0:
+                repeated = bool(known)
+                if (
+                    words := columns.get("asked_words") or (columns["loose_tip"] if columns["output_tip"] is None else None)
+                ) is not None:
+                    columns["loose_tip"] = loose(words, body)
                 columns["output_tip"] = tip
         if len(tips) > 1:
             reply.meta["output_tips"] = tips
         if thoughts:
             reply.meta["reasoning"] = thoughts[0] if len(tips) == 1 else {str(i): text for i, text in thoughts.items()}
         columns["response_meta_json"] = orjson.dumps(reply.meta).decode() if reply.meta else None
+        return repeated
 
-    def _relink(self, uid: str, input_tip: bytes | None) -> None:
-        """A `begin` behind its `end`: the reply was stored without a parent, now it has one."""
-        if input_tip is None:
-            return
+    def _relink(self, columns: dict[str, Any]) -> bool:
+        """A `begin` behind its `end`: the reply was stored without a parent, now it has one. Returns whether that is news."""
+        uid, input_tip = columns["uid"], columns["input_tip"]
+        if input_tip is None or columns["output_tip"] is None:
+            return False
         row = self._conn.execute("SELECT output_tip, response_meta_json FROM exchanges WHERE uid = ?", (uid,)).fetchone()
         meta = orjson.loads(row[1]) if row[1] else {}
         orphans = [bytes.fromhex(tip) for tip in meta.get("output_tips", ())] or [row[0]]
-        tips = [
-            self._chains.extend(input_tip, [Body(*found)])
+        bodies = [
+            Body(*found)
             for tip in orphans
             for found in self._conn.execute(
                 "SELECT b.hash, b.role, b.text, b.json FROM messages m JOIN bodies b ON b.id = m.body_id "
@@ -218,13 +295,19 @@ class Ingester:
                 (tip,),
             )
         ]
-        if tips:
-            if "output_tips" in meta:
-                meta["output_tips"] = [tip.hex() for tip in tips if tip is not None]
-            self._conn.execute(
-                "UPDATE exchanges SET output_tip = ?, response_meta_json = ? WHERE uid = ?",
-                (tips[0], orjson.dumps(meta).decode() if meta else None, uid),
-            )
+        if not bodies:
+            return False
+        tips = [self._chains.link_all(input_tip, [body])[0][0] for body in bodies]
+        if "output_tips" in meta:
+            meta["output_tips"] = [tip.hex() for tip in tips]
+        columns["output_tip"] = tips[0]
+        columns["loose_tip"] = loose(columns["asked_words"], bodies[0])
+        self._conn.execute(
+            "UPDATE exchanges SET output_tip = ?, response_meta_json = ?, loose_tip = ? WHERE uid = ?",
+            (tips[0], orjson.dumps(meta).decode() if meta else None, columns["loose_tip"], uid),
+        )
+        self._conversations.replied(columns)
+        return True
 
 
 class _Unfit(Exception):
@@ -254,6 +337,10 @@ def _start(item: Item, end: dict[str, Any]) -> dict[str, Any]:
     us = end["at_us"] - round((end.get("duration_ms") or 0) * 1000)
     boot = f"{item.segment.worker}-{item.segment.boot}"
     return {"started_us": us, "started_at": iso(us), "worker": item.segment.worker, "boot": boot}
+
+
+def _larger(one: int | None, other: int | None) -> int | None:
+    return one if other is None else other if one is None else max(one, other)
 
 
 def _reasoning(json: str | None) -> str | None:

@@ -9,6 +9,7 @@ import sqlite3
 from dataclasses import dataclass
 
 from llmtap.spool.segment import Segment
+from llmtap_launcher.store.rollups import COLUMNS, Rollups
 
 
 @dataclass(slots=True)
@@ -67,11 +68,17 @@ class Ledger:
             if name not in files:
                 self._conn.execute("UPDATE segments SET finished_at = ? WHERE name = ?", (at, name))
         alive = {f"{s.worker}-{s.boot}" for s in present}
-        lost = 0
+        lost, rollups = 0, Rollups()
         for (boot,) in self._conn.execute("SELECT DISTINCT boot FROM exchanges WHERE outcome = 'open'").fetchall():
-            if boot not in alive:
-                lost += self._conn.execute(
-                    "UPDATE exchanges SET outcome = 'lost' WHERE outcome = 'open' AND boot IS ?", (boot,)
-                ).rowcount
+            if boot in alive:
+                continue
+            for row in self._conn.execute(
+                f"SELECT {', '.join(COLUMNS)} FROM exchanges WHERE outcome = 'open' AND boot IS ?", (boot,)
+            ):
+                rollups.add(dict(zip(COLUMNS, tuple(row), strict=True)) | {"outcome": "lost"})
+            lost += self._conn.execute(
+                "UPDATE exchanges SET outcome = 'lost' WHERE outcome = 'open' AND boot IS ?", (boot,)
+            ).rowcount
+        rollups.flush(self._conn)
         self._known = {s: p for s, p in self._known.items() if s in present}
         return lost

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from sqlite_utils import Database, Migrations
 
+from llmtap_launcher.store.backfill import backfill
+
 migrations = Migrations("llmtap")
 
 _TABLES = """
@@ -127,3 +129,105 @@ def m003_requests(db: Database) -> None:
 def websocket_messages(db: Database) -> None:
     """What was said over websockets."""
     db.execute(_WEBSOCKETS)
+
+
+_WHOLE = """
+CREATE TABLE attachments (hash BLOB PRIMARY KEY, mime TEXT, bytes INTEGER NOT NULL, content BLOB NOT NULL);
+CREATE TABLE body_attachments (
+  body_id INTEGER NOT NULL REFERENCES bodies(id), hash BLOB NOT NULL REFERENCES attachments(hash), PRIMARY KEY (body_id, hash)
+) WITHOUT ROWID;
+CREATE INDEX body_attachments_hash ON body_attachments(hash);
+CREATE TABLE latency_hist (
+  hour TEXT NOT NULL, model TEXT NOT NULL, key_name TEXT NOT NULL, metric TEXT NOT NULL, bucket INTEGER NOT NULL, n INTEGER NOT
+  NULL, PRIMARY KEY (hour, model, key_name, metric, bucket)
+) WITHOUT ROWID;
+CREATE TABLE usage_hourly (
+  hour TEXT NOT NULL, key_name TEXT NOT NULL, model TEXT NOT NULL, backend TEXT NOT NULL,
+  requests INTEGER NOT NULL, errors INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
+  cached_tokens INTEGER NOT NULL, cost_nanousd INTEGER NOT NULL,
+  PRIMARY KEY (hour, key_name, model, backend)
+) WITHOUT ROWID;
+CREATE TABLE usage_daily (
+  day TEXT NOT NULL, key_name TEXT NOT NULL, model TEXT NOT NULL, backend TEXT NOT NULL,
+  requests INTEGER NOT NULL, errors INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
+  cached_tokens INTEGER NOT NULL, cost_nanousd INTEGER NOT NULL,
+  PRIMARY KEY (day, key_name, model, backend)
+) WITHOUT ROWID;
+CREATE TABLE conversations (
+  id INTEGER PRIMARY KEY, root_hash BLOB, tip BLOB, first_at TEXT, last_at TEXT, n INTEGER NOT NULL, key_name TEXT, model TEXT,
+  title TEXT
+);
+CREATE INDEX conversations_last ON conversations(last_at);
+CREATE TABLE ratings (
+  exchange_id INTEGER REFERENCES exchanges(id), name TEXT NOT NULL, value REAL, string_value TEXT, source TEXT NOT NULL,
+  comment TEXT, at TEXT NOT NULL, uid TEXT NOT NULL, correction BLOB, UNIQUE (uid, name, source)
+);
+CREATE INDEX ratings_exchange ON ratings(exchange_id);
+CREATE INDEX ratings_correction ON ratings(correction) WHERE correction IS NOT NULL;
+CREATE TABLE prices (
+  id INTEGER PRIMARY KEY, provider TEXT NOT NULL, model_glob TEXT NOT NULL, valid_from TEXT, in_nano INTEGER, out_nano INTEGER,
+  cached_nano INTEGER, gpu_hour_nano INTEGER
+);
+CREATE TABLE exports (id INTEGER PRIMARY KEY, at TEXT NOT NULL, format TEXT NOT NULL, sql TEXT, rows INTEGER, sha256 TEXT);
+ALTER TABLE exchanges ADD COLUMN loose_tip BLOB;
+ALTER TABLE exchanges ADD COLUMN loose_input BLOB;
+DROP INDEX exchanges_input_tip;
+DROP INDEX exchanges_output_tip;
+CREATE INDEX exchanges_input_tip ON exchanges(input_tip, started_us) WHERE input_tip IS NOT NULL;
+CREATE INDEX exchanges_output_tip ON exchanges(output_tip, started_us) WHERE output_tip IS NOT NULL;
+CREATE INDEX exchanges_loose_tip ON exchanges(loose_tip, started_us) WHERE loose_tip IS NOT NULL;
+CREATE INDEX exchanges_loose_input ON exchanges(loose_input) WHERE loose_input IS NOT NULL;
+ALTER TABLE exchanges ADD COLUMN model TEXT GENERATED ALWAYS AS (coalesce(model_response, model_requested)) VIRTUAL;
+CREATE INDEX exchanges_served ON exchanges(model, started_at);
+CREATE INDEX exchanges_status ON exchanges(status, outcome, finish_reason);
+CREATE INDEX exchanges_tools ON exchanges(tools_hash) WHERE tools_hash IS NOT NULL;
+CREATE INDEX exchanges_unsettled ON exchanges(started_at) WHERE price_id IS NOT NULL AND cost_nanousd IS NULL;
+CREATE INDEX exchanges_response ON exchanges(response_id) WHERE endpoint = 'responses';
+"""
+
+#: OpenTelemetry's names: https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/
+_SPANS = """
+CREATE VIEW otel_spans AS
+SELECT
+  e.uid AS span_id,
+  coalesce((SELECT p.uid FROM exchanges p WHERE p.conversation_id = e.conversation_id ORDER BY p.id LIMIT 1), e.uid) AS trace_id,
+  CASE e.endpoint WHEN 'completions' THEN 'text_completion' WHEN 'embeddings' THEN 'embeddings' ELSE 'chat' END
+    || coalesce(' ' || e.model_requested, '') AS name,
+  'CLIENT' AS kind,
+  e.started_us * 1000 AS start_time_unix_nano,
+  e.started_us * 1000 + cast(coalesce(e.duration_ms, 0) * 1000000 AS INTEGER) AS end_time_unix_nano,
+  CASE WHEN e.outcome = 'open' THEN 'UNSET' WHEN e.status >= 400 OR e.outcome NOT IN ('ok', 'cached') THEN 'ERROR' ELSE 'UNSET'
+  END   AS status_code,
+  CASE e.endpoint WHEN 'completions' THEN 'text_completion' WHEN 'embeddings' THEN 'embeddings' ELSE 'chat' END
+    AS "gen_ai.operation.name",
+  e.backend AS "gen_ai.provider.name",
+  e.model_requested AS "gen_ai.request.model", e.temperature AS "gen_ai.request.temperature", e.top_p AS "gen_ai.request.top_p",
+  e.max_tokens AS "gen_ai.request.max_tokens", e.seed AS "gen_ai.request.seed", e.n AS "gen_ai.request.choice.count",
+  e.model_response AS "gen_ai.response.model", e.response_id AS "gen_ai.response.id",
+  CASE WHEN e.finish_reason IS NOT NULL THEN json_array(e.finish_reason) END AS "gen_ai.response.finish_reasons",
+  e.prompt_tokens AS "gen_ai.usage.input_tokens", e.completion_tokens AS "gen_ai.usage.output_tokens",
+  e.conversation_id AS "gen_ai.conversation.id",
+  coalesce(e.error_type, CASE WHEN e.outcome NOT IN ('ok', 'cached', 'open') THEN e.outcome END) AS "error.type",
+  e.status AS "http.response.status_code", e.path AS "url.path", e.client_ip AS "client.address",
+  e.user_agent AS "user_agent.original", e.ttft_ms / 1000.0 AS "gen_ai.server.time_to_first_token",
+  e.key_name AS "llmtap.key", e.outcome AS "llmtap.outcome", e.cost_nanousd / 1e9 AS "llmtap.cost_usd"
+FROM exchanges e
+"""
+
+
+@migrations()
+def m004_whole(db: Database) -> None:
+    """Attachments, conversations, statistics that outlive what they count, ratings, prices, exports."""
+    for statement in _WHOLE.split(";\n"):
+        if statement.strip():
+            db.execute(statement)
+    db.execute(_SPANS)
+    # the same view over an indexed column: its page counts by model, outcome, status and finish reason
+    db.execute("DROP VIEW requests")
+    db.execute(_REQUESTS.replace("coalesce(e.model_response, e.model_requested) AS model", "e.model"))
+
+
+@migrations()
+def m005_fill(db: Database) -> None:
+    """Conversations and statistics of what earlier versions stored."""
+    backfill(db.conn)

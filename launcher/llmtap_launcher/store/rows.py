@@ -54,6 +54,7 @@ class Asked:
     columns: Columns
     messages: list[Body] = field(default_factory=list)
     tools: Body | None = None
+    previous: str | None = None  # of the Responses API: the reply it goes on from
 
 
 @dataclass(slots=True)
@@ -63,7 +64,7 @@ class Replied:
     columns: Columns
     meta: dict[str, Any]
     choices: list[tuple[Body, str | None]] = field(default_factory=list)
-    deltas: str | None = None
+    deltas: list[int] | None = None
     request_bytes: int | None = None  # of a body that was sent on as it came
     socket: list[Said] = field(default_factory=list)  # messages of a websocket
 
@@ -106,6 +107,8 @@ def asked(record: Record, boot: str) -> Asked:
         if prompt.messages is not None:
             out.messages = [body_of(m) for m in prompt.messages]
             columns["n_messages"] = len(out.messages)
+            if endpoint == "responses":
+                out.previous = _text(params.get("previous_response_id"))
         if prompt.tools:
             out.tools = tools_body(prompt.tools)
     columns["params_json"] = _json(params)
@@ -149,7 +152,7 @@ def replied(record: Record, endpoint: str | None) -> Replied:
         out.meta["body_dropped"] = dropped
     else:
         out.choices = [(body_of(m), _text(m["reasoning"])) for c in choices if (m := from_choice(c)) is not None]
-    out.deltas = None if deltas is None else orjson.dumps(deltas).decode()
+    out.deltas = deltas
     return out
 
 

@@ -38,7 +38,9 @@ def _section(conn: sqlite3.Connection, name: str) -> str:
         "| column | type | meaning |",
         "|---|---|---|",
     ]
-    for _, column, type_, _, _, key in conn.execute(f"PRAGMA table_info({name})"):
+    for _, column, type_, _, _, key, hidden in conn.execute(f"PRAGMA table_xinfo({name})"):
+        if hidden == 1:  # of a virtual table, for its own use
+            continue
         shown = f"{type_}, primary key" if key else type_
         lines.append(f"| `{column}` | {shown} | {COLUMNS[name][column]} |")
     indexes = [

@@ -13,6 +13,8 @@ from typing import Literal
 import orjson
 
 State = Literal["running", "error", "stopped"]
+#: what an error is, for programs: `error` says it to people
+Trouble = Literal["disk_full", "read_only", "locked", "corrupt", "newer_schema", "unreadable", "other"]
 FILENAME = "writer.json"
 
 _EVERY_S = 0.5
@@ -25,13 +27,14 @@ class WriterStatus:
 
     `at`: seconds since the epoch, at least every 5 s while it runs. `lag_s`: age of the oldest record read and not yet
     committed, 0 when all is in. `bad`: lines that are in `quarantine.jsonl` and not in the database. `dropped`: what the
-    gateway had to leave out, by reason, as far as it said so.
+    gateway had to leave out, by reason, as far as it said so. `trouble`: the kind of an `error`. `pruned`: exchanges that went.
     """
 
     pid: int = 0
     at: float = 0.0
     state: State = "running"
     error: str | None = None
+    trouble: Trouble | None = None
     lag_s: float = 0.0
     ingested_records: int = 0
     bad: int = 0
@@ -39,6 +42,7 @@ class WriterStatus:
     dropped: int = 0
     spool_bytes: int = 0
     db_bytes: int = 0
+    pruned: int = 0
 
 
 class StatusFile:

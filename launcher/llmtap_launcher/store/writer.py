@@ -14,13 +14,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from zstandard import ZstdError
+
 from llmtap.spool.frame import Bad
 from llmtap.spool.reader import read
 from llmtap.spool.segment import Segment, adopted, scan
+from llmtap_launcher.store.archive import Archive, cutoff
 from llmtap_launcher.store.database import WAL_BYTES, open_writer
+from llmtap_launcher.store.gpu_hours import settle_hours
 from llmtap_launcher.store.ingest import Ingester, Item
 from llmtap_launcher.store.ledger import Ledger, Progress
+from llmtap_launcher.store.options import Options, Retention
+from llmtap_launcher.store.prune import Pruned, Pruner
 from llmtap_launcher.store.quarantine import BadLine, Quarantine
+from llmtap_launcher.store.requests import Requests
 from llmtap_launcher.store.rows import iso
 from llmtap_launcher.store.status import WriterStatus
 
@@ -29,6 +36,10 @@ log = logging.getLogger("llmtap.writer")
 BATCH_RECORDS = 500
 BATCH_BYTES = 16_000_000
 BATCH_S = 0.2
+#: what is due beside ingesting: how often it is looked for, and for how long at a time it may hold up a pass
+MAINTAIN_EVERY_S, MAINTAIN_S = 60.0, 0.1
+#: an hour is shared out among its requests once it is over by this
+HOUR_SETTLED_S = 3600 + 600
 _CHECKPOINT_WAIT_MS = 200
 _CHECKPOINT_AGAIN_S = 10.0
 
@@ -50,18 +61,27 @@ class _Batch:
 
 
 class Writer:
-    """One capture folder's writer. Make it only while holding the folder's `WriterLock`; `close` it."""
+    """One capture folder's writer. Make it only while holding the folder's `WriterLock`; `close` it.
+
+    `settles`: what is open of workers without a file is lost (not so where files come one at a time: a rebuild).
+    """
 
     def __init__(
         self,
         directory: Path,
         database: Path | None = None,
         *,
+        options: Options | None = None,
+        settles: bool = True,
         status: WriterStatus | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self.directory = directory
         self.spool = directory / "spool"
         self.database = database or directory / "capture.db"
+        self.options = options or Options()
+        self._settles = settles
+        self._requests = Requests(directory)
         self.status = status or WriterStatus()
         self.on_commit: Callable[[], None] = lambda: None
         self._clock = clock
@@ -70,6 +90,9 @@ class Writer:
         self._settled: set[Segment] | None = None
         self._stuck: set[Segment] = set()
         self._checkpoint_at = 0.0
+        self._archive = Archive(directory)
+        self._archive_trouble: str | None = None
+        self._maintain_at = 0.0
 
     def run_pass(self) -> int:
         """Ingests everything that is there; returns the records. Raises sqlite3.Error, OSError or StoreError; then nothing
@@ -79,13 +102,58 @@ class Writer:
         try:
             present = scan(self.spool)
             self._ingest(present)
-            self._settle(conn)
+            if self._settles:
+                self._settle(conn)
         except BaseException:
             self._roll_back()
             raise
         self.status.lag_s = 0.0
         self._measure(present)
         return self.status.ingested_records - before
+
+    def maintain(self, budget_s: float = MAINTAIN_S) -> None:
+        """Between two passes: what other commands ask, and what is due of pruning, costs by the hour and old archives, for
+        about `budget_s` seconds.
+
+        Looks once a minute, goes on at once while there is more to do. Raises as `run_pass` does.
+        """
+        now = self._clock()
+        if self._conn is None:
+            return
+        try:
+            if self._requests.serve(lambda retention: self.prune(None, retention)):
+                self._measure(scan(self.spool))
+            if now < self._maintain_at:
+                return
+            if not self._pruner.retention.nothing and (pruned := self.prune(budget_s)).more:
+                if pruned.anything:
+                    self._checkpoint(self._conn)
+                return
+            self._settle_hours(now)
+        except BaseException:
+            self._roll_back()
+            raise
+        if self.options.archive_days:
+            self._archive.expire(cutoff(now, self.options.archive_days))
+        self._maintain_at = now + MAINTAIN_EVERY_S
+
+    def prune(self, budget_s: float | None = None, retention: Retention | None = None) -> Pruned:
+        """Prunes, by the options or by `retention`, for about `budget_s` seconds (None: until done)."""
+        conn = self._connection()
+        pruner = self._pruner if retention is None else Pruner(conn, retention, self._clock)
+        pruned = pruner.run(budget_s)
+        if pruned.anything:
+            self._ingester.forget()
+            self.status.pruned += pruned.exchanges
+            log.info("pruned: %d exchanges, texts of %d, token times of %d", pruned.exchanges, pruned.bodies, pruned.timings)
+        return pruned
+
+    def _settle_hours(self, now: float) -> None:
+        conn = self._conn
+        assert conn is not None
+        conn.execute("BEGIN IMMEDIATE")
+        settle_hours(conn, iso(round((now - HOUR_SETTLED_S) * 1e6))[:13])
+        conn.execute("COMMIT")
 
     def close(self) -> None:
         """Closes the database; SQLite then folds its write-ahead log in."""
@@ -200,10 +268,12 @@ class Writer:
         path = self._path(progress.segment)
         try:
             if superseded:
+                self._keep(path)
                 path.unlink(missing_ok=True)
                 return
             with adopted(path) as mine:
                 if mine and (not path.exists() or path.stat().st_size <= progress.offset):
+                    self._keep(path)
                     path.unlink(missing_ok=True)
                 else:
                     progress.finished = False
@@ -211,6 +281,22 @@ class Writer:
             if progress.segment not in self._stuck:
                 self._stuck.add(progress.segment)
                 log.warning("%s: is in the database and cannot be deleted: %s", path, error.strerror)
+
+    def _keep(self, path: Path) -> None:
+        """Archives a segment. One that cannot be archived goes all the same: it is in the database, and the disk may be full."""
+        if not self.options.archive_days:
+            return
+        try:
+            self._archive.add(path)
+        except FileNotFoundError:
+            return
+        except (OSError, ZstdError) as error:
+            trouble = f"{path.name}: not archived: {getattr(error, 'strerror', None) or error}"
+            if trouble != self._archive_trouble:
+                log.warning("%s", trouble)
+            self._archive_trouble = trouble
+        else:
+            self._archive_trouble = None
 
     # the database
 
@@ -220,7 +306,9 @@ class Writer:
         self.close()
         conn = open_writer(self.database)
         self._conn, self._settled = conn, None
-        self._ingester, self._ledger = Ingester(conn), Ledger(conn)
+        self._ingester, self._ledger = Ingester(conn, self.options.rates, self.options.urls), Ledger(conn)
+        self._pruner = Pruner(conn, self.options.retention, self._clock)
+        self._maintain_at = 0.0
         self._identity = _identity(self.database)
         return conn
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -33,10 +36,21 @@ class Told:
     async def backends(self) -> tuple[str, bytes]:
         return "text/plain", b"theirs"
 
+    def tell(self, facts: Callable[[], dict[str, Any]]) -> None:
+        self.facts = facts
+
+    async def told(self) -> list[dict[str, Any]]:
+        return [self.facts(), *others]
+
+
+STATS = {"in_flight": 0, "waiting": 0, "spool_bytes": 10, "capture_healthy": True}
+#: what the other workers said
+others: list[dict[str, Any]] = []
+
 
 @pytest.fixture
 def own(backends: Backends) -> Endpoints:
-    return Endpoints(backends, lambda: {"in_flight": 0}, Told())
+    return Endpoints(backends, lambda: STATS, Told())
 
 
 async def slowly(own: Endpoints, path: str, method: str = "GET", **headers: str) -> http.Response:
@@ -96,6 +110,21 @@ async def test_snapshot_and_stats(own: Endpoints) -> None:
     assert stats["waiting"] == 2 and stats["running"] is None and stats["in_flight"] == 0
     assert [(row["model"], row["requests"]) for row in stats["models"]] == [("m", 3)]
     assert "hidden" not in str(stats)
+
+
+async def test_stats_of_several_workers(own: Endpoints, backends: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
+    backends["a"].max_concurrency = 4
+    load = {"a": {"in_flight": 2, "max_concurrency": 4}, "gone": {"in_flight": 1, "max_concurrency": 1}}
+    other = {"pid": 7, "in_flight": 3, "waiting": 1, "spool_bytes": 12, "capture_healthy": False, "backends": load}
+    monkeypatch.setattr(sys.modules[__name__], "others", [other])
+    stats = body(await slowly(own, "/stats"))
+    assert isinstance(stats, dict)
+    assert (stats["in_flight"], stats["spool_bytes"], stats["capture_healthy"]) == (3, 12, False)
+    assert stats["workers"] == [
+        {"pid": os.getpid(), "in_flight": 0, "waiting": 0},
+        {"pid": 7, "in_flight": 3, "waiting": 1},
+    ]
+    assert [(b["in_flight"], b["max_concurrency"]) for b in stats["backends"]] == [(2, 8), (0, None)]
 
 
 def test_others_are_not_ours(own: Endpoints) -> None:

@@ -115,3 +115,14 @@ async def test_a_port_that_is_taken_is_tried_again(monkeypatch: pytest.MonkeyPat
     asyncio.get_running_loop().call_later(0.02, done.set_result, None)
     await done
     assert len(port.asked) == asked
+
+
+def test_an_address_that_others_share() -> None:
+    with socket.socket() as sibling:
+        sibling.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sibling.bind(("127.0.0.1", 0))
+        sibling.listen()
+        port = sibling.getsockname()[1]
+        try_address("127.0.0.1", port, reuse_port=True)
+        with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}"):
+            try_address("127.0.0.1", port)

@@ -7,6 +7,7 @@ import gc
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,6 +25,13 @@ def test_a_bad_configuration_is_one_line_and_status_1(tmp_path: Path) -> None:
     assert done.returncode == 1
     said = done.stdout + done.stderr
     assert "llmtap.yaml:1: servr: no such key" in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("running", [[], [False], [False, True]])
+def test_a_line_once_the_port_is_open(capsys: pytest.CaptureFixture[str], running: list[bool]) -> None:
+    server = SimpleNamespace(servers=[SimpleNamespace(is_running=one) for one in running])
+    master.Listening(server).running()  # type: ignore[arg-type]
+    assert capsys.readouterr().out == (f"{master.READY}\n" if any(running) else "")
 
 
 def test_wrong_usage_is_status_2() -> None:

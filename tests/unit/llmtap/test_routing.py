@@ -79,13 +79,12 @@ def test_declared_and_real_size() -> None:
         gate.on_request(flow, ex)
 
 
-def test_ollamas_own_paths_need_an_ollama() -> None:
-    with pytest.raises(NotFound) as caught:
-        routing().on_requestheaders(*arriving("/api/chat"))
-    assert "kind ollama" in caught.value.message
+def test_ollamas_own_paths_go_to_an_ollama_where_there_is_one() -> None:
+    vllm = Backend("a", "h", 1, models=("m",), state="up")
     ollama = Backend("o", "h", 11434, models=("m",), state="up", kind="ollama")
-    ex = passes(routing(ollama), "/api/chat")
-    assert ex.route is not None and ex.route.scope == "ollama"
+    scopes = {path: passes(routing(vllm, ollama), path).route.scope for path in ("/api/chat", "/tokenize", "/v1/completions")}  # type: ignore[union-attr]
+    assert scopes == {"/api/chat": "ollama", "/tokenize": "openai", "/v1/completions": "any"}
+    assert passes(routing(vllm), "/api/chat").route.scope == "any"  # type: ignore[union-attr]
     with pytest.raises(NoHealthyBackend):  # /tokenize is vLLM's
         passes(routing(ollama), "/tokenize")
 

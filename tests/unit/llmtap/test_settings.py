@@ -113,8 +113,8 @@ def test_what_takes_a_restart() -> None:
     old = Config()
     assert list(settings.needs_restart(old, Config.model_validate({"routing": {"retries": 1}, "server": {"port": 1}}))) == []
     metrics = {"max_model_len": 5, "vllm_names": True, "engine_label": "0"}
-    new = Config.model_validate({"server": {"workers": 2, "web": True}, "metrics": metrics, "datasette": {"enabled": False}})
-    assert list(settings.needs_restart(old, new)) == [
+    new = Config.model_validate({"server": {"workers": 1, "web": True}, "metrics": metrics, "datasette": {"enabled": False}})
+    assert list(settings.needs_restart(Config.model_validate({"server": {"workers": 2}}), new)) == [
         "server.workers",
         "server.web",
         "metrics.max_model_len",

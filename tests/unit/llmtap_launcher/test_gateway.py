@@ -1,8 +1,10 @@
 import os
+import re
 import sys
 from pathlib import Path
 
-from llmtap_launcher.gateway import child_env, foreign_env, gateway_argv, source_roots, web_url
+from llmtap.master import READY
+from llmtap_launcher.gateway import LISTENS, child_env, foreign_env, gateway_argv, source_roots, web_url
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -49,3 +51,10 @@ def test_the_web_address_is_found_in_the_output() -> None:
     said = "[02:04:57.435] Web server listening at http://127.0.0.1:28777/?token=6027d2cb464f4bfa6f1860c7054d6b24"
     assert web_url(["Loading script", said]) == "http://127.0.0.1:28777/?token=6027d2cb464f4bfa6f1860c7054d6b24"
     assert web_url(["Web server listening at http://127.0.0.1:28777/"]) is None
+
+
+def test_one_of_several_is_told_where_they_meet() -> None:
+    argv = gateway_argv(Path("s"), Path("c"), Path("m"), shared_metrics=Path("/x"))
+    assert argv[-3:] == ["--shared-metrics", "/x", "--say-ready"]
+    assert re.match(LISTENS, READY)
+    assert "--shared-metrics" not in gateway_argv(Path("s"), Path("c"), Path("m"))

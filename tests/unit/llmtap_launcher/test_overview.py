@@ -143,3 +143,12 @@ async def test_fetch_takes_only_what_is_ours() -> None:
 
 def test_durations() -> None:
     assert [duration(s) for s in (0, 59.4, 60, 3599, 3700, 90_000)] == ["0 s", "59 s", "1 min", "59 min", "1 h 1 min", "1 d 1 h"]
+
+
+def test_workers_are_told_where_there_are_several() -> None:
+    rows = [{"pid": 5, "in_flight": 1, "waiting": 0}, {"pid": 6, "in_flight": 2, "waiting": 0}]
+    found: dict[str, Any] = {"launcher": None, "writer": None, "backends": [], "database_bytes": 0, "database": "d"}
+    assert "workers  2: 1 in flight in process 5, 2 in flight in process 6" in text(
+        found | {"gateway": STATS | {"workers": rows}}
+    )
+    assert "workers" not in text(found | {"gateway": STATS | {"workers": rows[:1]}})

@@ -11,7 +11,7 @@ from llmtap.core import config_load
 from llmtap.core.config import Config, Launch
 from llmtap.core.errors import ConfigError
 from llmtap_launcher.guard import RUN_VARIABLE
-from llmtap_launcher.plan import Setup, decide, make_plan, served_name, writer_ready
+from llmtap_launcher.plan import Setup, decide, make_plan, part, served_name, writer_ready
 from llmtap_launcher.process import Started
 from llmtap_launcher.runtime import RunFolder
 from llmtap_launcher.store.status import StatusFile, WriterStatus
@@ -71,22 +71,41 @@ def test_a_whole_plan(tmp_path: Path) -> None:
     big, small = plan.backends
     port = str(setup.config.backends[0].url).rpartition(":")[2]
     assert list(big.argv) == [str(vllm), "serve", "org/m", "--host", "127.0.0.1", "--port", port, "--dtype", "auto"]
-    assert big.env is not None and small.env is not None and plan.gateway.env is not None
+    assert big.env is not None and small.env is not None and plan.gateways[0].env is not None
     assert (big.env["HF_TOKEN"], big.env["VLLM_API_KEY"]) == ("t", "sk-backend")
     assert big.startup_timeout_s == 900
     assert plan.slow == {"big"}
     assert list(small.argv)[-4:] == ["--fail", "a", "--fail", "b"]
-    assert "HF_TOKEN" not in plan.gateway.env
-    assert "LLMTAP_SERVER__PORT" not in plan.gateway.env
-    assert plan.gateway.grace_s == 12
+    assert "HF_TOKEN" not in plan.gateways[0].env
+    assert "LLMTAP_SERVER__PORT" not in plan.gateways[0].env
+    assert plan.gateways[0].grace_s == 12
     assert plan.writer is not None and plan.datasette is not None
     assert plan.writer.argv[-2:] == ["--dir", str(tmp_path / "data")]
     assert plan.writer.stdin_pipe
-    for spec in (big, small, plan.gateway, plan.writer, plan.datasette):
+    for spec in (big, small, plan.gateways[0], plan.writer, plan.datasette):
         assert spec.env is not None
         assert spec.env[RUN_VARIABLE] == "run-1"
     assert [row["name"] for row in plan.facts["backends"]] == ["big", "s", "ext"]
     assert plan.facts["urls"]["openai"] == "http://127.0.0.1:8000/v1"
+
+
+def test_workers_share_the_port_the_metrics_and_the_limits(tmp_path: Path) -> None:
+    backends = [{"name": "a", "url": "http://127.0.0.1:1", "max_concurrency": 5}, {"name": "b", "url": "http://127.0.0.1:2"}]
+    queue = {"max_concurrency": 1, "max_waiting": 30}
+    plan = plan_of(decide(config(tmp_path, backends=backends, server={"workers": 3}, queue=queue)), {"PATH": "/usr/bin"})
+    assert [spec.name for spec in plan.gateways] == ["gateway-1", "gateway-2", "gateway-3"]
+    (shared,) = {spec.argv[spec.argv.index("--shared-metrics") + 1] for spec in plan.gateways}
+    assert Path(shared) == tmp_path / "data" / "run" / "metrics"
+    for spec in plan.gateways:
+        assert spec.listens is None and spec.policy.startup_limit == 1
+    loaded = config_load.load(tmp_path / "data" / "run" / "gateway.yaml", {}, {})
+    assert loaded.server.workers == 3
+    assert [backend.max_concurrency for backend in loaded.backends] == [2, part(256, 3)]
+    assert (loaded.queue.max_concurrency, loaded.queue.max_waiting) == (1, 10)
+
+
+def test_a_part_of_a_limit() -> None:
+    assert [part(limit, 4) for limit in (None, 1, 4, 5, 256)] == [None, 1, 1, 2, 64]
 
 
 def test_the_gateways_file_says_the_same_and_no_more(tmp_path: Path) -> None:
@@ -94,7 +113,7 @@ def test_the_gateways_file_says_the_same_and_no_more(tmp_path: Path) -> None:
     setup = decide(config(tmp_path, backends=[backend], server={"max_body_mb": 3}, metrics={"enabled": False}))
     plan = plan_of(setup, {"PATH": "/usr/bin"})
     path = tmp_path / "data" / "run" / "gateway.yaml"
-    assert str(path) in plan.gateway.argv
+    assert str(path) in plan.gateways[0].argv
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert "HF_TOKEN" not in path.read_text()
     loaded = config_load.load(path, {}, {})

@@ -2,7 +2,7 @@ import io
 import json
 import shlex
 
-from llmtap_launcher.report import print_table, process_states, size, try_line, url_rows
+from llmtap_launcher.report import gateway_state, print_table, process_states, size, try_line, url_rows
 
 
 def table(rows: list[list[str]], header: list[str] | None = None) -> list[str]:
@@ -42,6 +42,16 @@ def test_rows_of_urls() -> None:
         ["Backend a", "A", "starting, m"],
         ["Backend ext", "E", "up, served"],
     ]
+
+
+def test_several_workers_in_one_cell() -> None:
+    states = {"gateway-1": "ready", "gateway-2": "ready", "writer": "ready"}
+    assert gateway_state(states) == "ready, 2 workers"
+    assert gateway_state(states | {"gateway-2": "starting (was ended by SIGKILL)"}) == (
+        "1 of 2 workers ready, gateway-2 starting (was ended by SIGKILL)"
+    )
+    assert gateway_state({"gateway": "failed (x)"}) == "failed (x)"
+    assert gateway_state({"writer": "ready"}) == ""
 
 
 def test_the_line_to_try_survives_a_shell() -> None:

@@ -126,3 +126,13 @@ def test_leftovers_of_a_dead_launcher_are_ended(tmp_path: Path) -> None:
         for process in (named, marked, foreign):
             process.kill()
             process.wait()
+
+
+def test_a_fresh_folder_is_empty(tmp_path: Path) -> None:
+    with RunFolder(tmp_path) as folder:
+        (folder.fresh("w") / "old").mkdir()
+        assert list(folder.fresh("w").iterdir()) == []
+        (folder.path / "w").rmdir()
+        (folder.path / "w").touch()
+        with pytest.raises(LlmtapError, match="cannot be made anew"):
+            folder.fresh("w")

@@ -56,7 +56,7 @@ class Desk:
     def plan(self, gateway: Spec, backends: tuple[Spec, ...] = (), slow: frozenset[str] = frozenset()) -> Plan:
         rows = [{"name": spec.name, "url": "http://b", "model": "m"} for spec in backends]
         facts = {"urls": {"openai": "http://gw/v1"}, "data": str(self.tmp_path), "backends": rows}
-        return Plan(gateway, backends=backends, slow=slow, facts=facts)
+        return Plan((gateway,), backends=backends, slow=slow, facts=facts)
 
     async def until(self, words: str) -> None:
         async with asyncio.timeout(30):
@@ -145,7 +145,7 @@ async def test_backends_that_are_not_ours_are_looked_at(desk: Desk, capsys: pyte
     port = free_ports(1)[0]
     desk.overrides["backends"] = [{"name": "ext", "url": f"http://127.0.0.1:{port}"}]
     plan = desk.plan(Spec("gateway", WAITS, ready=up))
-    plan = Plan(plan.gateway, facts={**plan.facts, "backends": [{"name": "ext", "url": "http://ext", "model": None}]})
+    plan = Plan(plan.gateways, facts={**plan.facts, "backends": [{"name": "ext", "url": "http://ext", "model": None}]})
     running = asyncio.create_task(desk.session(plan).run())
     await desk.until("Ctrl-C stops everything")
     assert "Backend ext      http://ext    down (" in capsys.readouterr().out

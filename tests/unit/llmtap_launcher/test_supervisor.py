@@ -74,7 +74,7 @@ def bench(tmp_path: Path) -> Bench:
 
 def whole(bench: Bench) -> Plan:
     return Plan(
-        bench.spec("gateway"),
+        (bench.spec("gateway"),),
         backends=(bench.spec("a"), bench.spec("b")),
         writer=bench.spec("writer"),
         datasette=bench.spec("datasette"),
@@ -109,7 +109,7 @@ async def test_starts_in_order_and_stops_in_reverse(bench: Bench) -> None:
 
 
 async def test_only_the_gateway_is_essential(bench: Bench) -> None:
-    plan = Plan(bench.spec("gateway"), backends=(bench.broken("a"), bench.spec("b")), writer=bench.broken("writer"))
+    plan = Plan((bench.spec("gateway"),), backends=(bench.broken("a"), bench.spec("b")), writer=bench.broken("writer"))
     supervisor = bench.supervisor(plan)
     await supervisor.start()
     assert [str(process.state) for process in supervisor.processes] == ["failed", "ready", "failed", "ready"]
@@ -118,7 +118,7 @@ async def test_only_the_gateway_is_essential(bench: Bench) -> None:
 
 
 async def test_without_the_gateway_nothing_runs(bench: Bench) -> None:
-    plan = Plan(bench.broken("gateway"), backends=(bench.spec("a"),), writer=bench.spec("writer"), datasette=bench.spec("d"))
+    plan = Plan((bench.broken("gateway"),), backends=(bench.spec("a"),), writer=bench.spec("writer"), datasette=bench.spec("d"))
     supervisor = bench.supervisor(plan)
     with pytest.raises(ProcessFailed, match="gateway exited with status 2") as failed:
         await supervisor.start()
@@ -126,6 +126,30 @@ async def test_without_the_gateway_nothing_runs(bench: Bench) -> None:
     assert [str(process.state) for process in supervisor.processes] == ["stopped"] * 4
     assert bench.stopped() == ["writer", "a"]  # Datasette was not even started
     assert supervisor.guard.pid is None
+
+
+async def test_several_gateways_start_and_drain_together(bench: Bench) -> None:
+    names = ["gateway-1", "gateway-2", "gateway-3"]
+    plan = Plan(tuple(bench.spec(name) for name in names), writer=bench.spec("writer"))
+    supervisor = bench.supervisor(plan)
+    await supervisor.start()
+    assert {process.name: str(process.state) for process in supervisor.gateways} == dict.fromkeys(names, "ready")
+    supervisor.gateways[1].kill()
+    async with asyncio.timeout(30):
+        while supervisor.gateways[1].restarts == 0 or supervisor.gateways[1].state is not State.READY:
+            await asyncio.sleep(0.01)
+    assert [process.restarts for process in supervisor.gateways] == [0, 1, 0]
+    await supervisor.stop()
+    stopping = [name for name, state in bench.changes if state is State.STOPPING]
+    assert stopping == [*names, "writer"]
+    assert sorted(bench.stopped()[:3]) == names and bench.stopped()[3:] == ["writer"]
+
+
+async def test_a_worker_that_does_not_start_ends_the_start(bench: Bench) -> None:
+    supervisor = bench.supervisor(Plan((bench.spec("gateway-1"), bench.broken("gateway-2"))))
+    with pytest.raises(ProcessFailed, match="gateway-2 exited with status 2"):
+        await supervisor.start()
+    assert [str(process.state) for process in supervisor.processes] == ["stopped"] * 2
 
 
 async def test_a_writer_that_just_died_takes_its_last_pass_before_the_end(bench: Bench) -> None:
@@ -143,7 +167,7 @@ async def test_a_writer_that_just_died_takes_its_last_pass_before_the_end(bench:
 
 async def test_slow_engines_are_not_waited_for(bench: Bench) -> None:
     slow = Spec("slow", bench.spec("slow").argv, ready=never, startup_timeout_s=600)
-    supervisor = bench.supervisor(Plan(bench.spec("gateway"), backends=(slow,), slow=frozenset({"slow"})))
+    supervisor = bench.supervisor(Plan((bench.spec("gateway"),), backends=(slow,), slow=frozenset({"slow"})))
     await supervisor.start()
     assert supervisor.backends[0].state is State.STARTING
     await supervisor.stop()
@@ -152,7 +176,7 @@ async def test_slow_engines_are_not_waited_for(bench: Bench) -> None:
 
 async def test_a_backend_that_keeps_failing_does_not_hold_up_the_rest(bench: Bench) -> None:
     failing = Spec("a", [sys.executable, "-c", "raise SystemExit(2)"], ready=never, policy=RestartPolicy(first_s=600, max_s=600))
-    supervisor = bench.supervisor(Plan(bench.spec("gateway"), backends=(failing,)))
+    supervisor = bench.supervisor(Plan((bench.spec("gateway"),), backends=(failing,)))
     async with asyncio.timeout(20):
         await supervisor.start()
     assert supervisor.backends[0].error == "exited with status 2; starting again in 600 s"
@@ -161,14 +185,14 @@ async def test_a_backend_that_keeps_failing_does_not_hold_up_the_rest(bench: Ben
 
 async def test_a_crash_loop_leaves_the_others_running(bench: Bench) -> None:
     crashing = Spec("a", bench.spec("a").argv, ready=up, policy=RestartPolicy(first_s=0.01, crash_limit=2))
-    supervisor = bench.supervisor(Plan(bench.spec("gateway"), backends=(crashing,)))
+    supervisor = bench.supervisor(Plan((bench.spec("gateway"),), backends=(crashing,)))
     await supervisor.start()
     backend = supervisor.backends[0]
     async with asyncio.timeout(30):
         while backend.state is not State.FAILED:
             backend.kill()
             await asyncio.sleep(0.01)
-    assert supervisor.gateway.state is State.READY
+    assert supervisor.gateways[0].state is State.READY
     assert "ended 2 times within 60 s" in supervisor.failures()[0]
     state = bench.folder.read()
     assert state is not None
@@ -177,7 +201,7 @@ async def test_a_crash_loop_leaves_the_others_running(bench: Bench) -> None:
 
 
 async def test_hurried_ends_what_will_not_go(bench: Bench) -> None:
-    plan = Plan(bench.spec("gateway", stubborn=True, grace_s=600), backends=(bench.spec("a", stubborn=True, grace_s=600),))
+    plan = Plan((bench.spec("gateway", stubborn=True, grace_s=600),), backends=(bench.spec("a", stubborn=True, grace_s=600),))
     supervisor = bench.supervisor(plan)
     await supervisor.start()
     stopping = asyncio.create_task(supervisor.stop())
@@ -190,10 +214,10 @@ async def test_hurried_ends_what_will_not_go(bench: Bench) -> None:
 
 async def test_a_start_that_is_cancelled_leaves_nothing(bench: Bench) -> None:
     slow = Spec("gateway", bench.spec("gateway").argv, ready=never, startup_timeout_s=600)
-    supervisor = bench.supervisor(Plan(slow, backends=(bench.spec("a"),)))
+    supervisor = bench.supervisor(Plan((slow,), backends=(bench.spec("a"),)))
     starting = asyncio.create_task(supervisor.start())
     async with asyncio.timeout(30):
-        while supervisor.gateway.pid is None:
+        while supervisor.gateways[0].pid is None:
             await asyncio.sleep(0.01)
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -44,6 +44,16 @@ def test_keys() -> None:
     assert found.key == "auth.keys[1].key" and "in-clear" not in str(found)
 
 
+def test_what_each_worker_counts_by_itself() -> None:
+    several = {"server": {"workers": 2}}
+    assert keys(**several) == []
+    assert keys(rate_limit={"enabled": True}, **several) == ["rate_limit.storage"]
+    assert keys(rate_limit={"enabled": True, "storage": "redis://h:1/0"}, **several) == []
+    limited = {"enabled": True, "keys": [*KEYS, {"name": "b", "key_sha256": "1" * 64, "max_concurrency": 3}]}
+    assert keys(auth=limited) == []
+    assert keys(auth=limited, **several) == ["auth.keys[1].max_concurrency"]
+
+
 def test_an_open_database_page() -> None:
     assert keys(datasette={"host": "0.0.0.0"}) == ["datasette.host"]
     assert keys(datasette={"host": "0.0.0.0", "enabled": False}) == []

@@ -89,7 +89,7 @@ def test_near() -> None:
         (("backends", 0, "launch", "modle"), 'no such key; did you mean "model"?'),
         (("retries",), "no such key here; did you mean routing.retries?"),
         (("port",), "no such key here; did you mean server.port or datasette.port?"),
-        (("datasette", "zzz"), "no such key; the keys here are enabled, host, port"),
+        (("datasette", "zzz"), "no such key; the keys here are enabled, host, port, password"),
     ],
 )
 def test_unknown_keys(path: tuple[Any, ...], says: str) -> None:

@@ -21,7 +21,6 @@ def refused(table: dict[str, Any] | None = None, **sections: Any) -> dict[str, s
 @pytest.mark.parametrize(
     ("key", "sections"),
     [
-        ("server.workers", {"server": {"workers": 2}}),
         ("backends[0].kind", {"backends": [{**BACKEND, "kind": "ollama"}]}),
         ("backends[0].max_concurrency", {"backends": [{**BACKEND, "max_concurrency": 8}]}),
         ("routing.policy", {"routing": {"policy": "p2c"}}),
@@ -89,7 +88,7 @@ def test_defaults_written_out_are_no_request() -> None:
 def test_messages_say_what_to_do() -> None:
     release = f"not available yet (llmtap {__version__})"
     table = {
-        "server.workers": (),
+        "queue.max_waiting": (),
         "routing.policy": ("round_robin",),
         "routing.aliases": (),
         "server.compat_port": (),
@@ -98,12 +97,13 @@ def test_messages_say_what_to_do() -> None:
     }
     found = refused(
         table,
-        server={"workers": 2, "compat_port": 5, "web": True},
+        server={"compat_port": 5, "web": True},
+        queue={"max_waiting": 2},
         routing={"policy": "p2c", "aliases": {"a": "b"}},
         backends=[BACKEND, {"name": "b", "url": "unix:///x"}],
     )
     assert found == {
-        "server.workers": f"{release}; remove it or leave the default 1",
+        "queue.max_waiting": f"{release}; remove it or leave the default 1000",
         "server.compat_port": f"{release}; remove it",
         "server.web": f"{release}; remove it or leave the default false",
         "routing.policy": f"{release}; remove it or leave the default least_connections, or use round_robin",

@@ -38,6 +38,17 @@ async def test_one_of_several_answers_for_all(tmp_path: Path) -> None:
     other.stop()
 
 
+async def test_what_processes_say_of_themselves(tmp_path: Path) -> None:
+    share, other = Share(made(3), tmp_path, "a"), Share(made(4), tmp_path, "b")
+    alone, one = Exposed(made(3), Backends([])), Exposed(made(3), Backends([]), share)
+    for exposed in (alone, one):
+        exposed.tell(lambda: {"pid": 1})
+    assert (await alone.told(), await one.told()) == ([{"pid": 1}], [{"pid": 1}])
+    assert share.facts() == {"pid": 1}
+    share.stop()
+    other.stop()
+
+
 async def test_the_backends_page() -> None:
     kind, body = await Exposed(made(1), Backends([])).backends()
     assert kind.startswith("text/plain") and b"llmtap_backend_scrape_up" in body

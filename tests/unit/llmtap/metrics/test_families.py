@@ -83,3 +83,10 @@ def test_what_is_removed_is_told_no_more() -> None:
     gauge.remove("x")
     gauge.remove("never was")
     assert [s.labels for s in gauge.export(False).samples] == [{"a": "y"}]
+
+
+def test_a_name_that_is_taken() -> None:
+    families = f.Families()
+    families.add(f.Counter("c", "C."))
+    with pytest.raises(ValueError, match="c is declared twice"):
+        families.add(f.Histogram("c", "C.", (1.0,)))

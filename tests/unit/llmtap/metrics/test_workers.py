@@ -64,3 +64,14 @@ def test_a_name_is_taken_once(tmp_path: Path) -> None:
         Share(f.Families(), tmp_path, "a")
     share.stop()
     assert os.listdir(tmp_path)
+
+
+def test_facts_of_those_that_live(tmp_path: Path) -> None:
+    one, two = (Share(f.Families(), tmp_path, name) for name in ("one", "two"))
+    two.facts = lambda: {"pid": 2}
+    assert one.others() == []
+    two._write(two._dump())
+    assert (one.others(), two.others()) == ([{"pid": 2}], [])
+    two.stop()
+    assert one.others() == []
+    one.stop()

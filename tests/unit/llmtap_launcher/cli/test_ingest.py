@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from llmtap_launcher.cli.ingest import ingest
+from llmtap_launcher.cli import cli
 from llmtap_launcher.store.database import connect_ro
 from llmtap_launcher.store.lock import WriterLock
 from llmtap_launcher.store.status import read_status
@@ -25,7 +25,7 @@ Follow = Callable[..., subprocess.Popen[str]]
 
 
 def run(*args: str | Path) -> Result:
-    return CliRunner().invoke(ingest, [str(a) for a in args])
+    return CliRunner().invoke(cli, ["ingest", *map(str, args)])
 
 
 def outcomes(database: Path) -> dict[str, str]:
@@ -183,3 +183,63 @@ def test_ending_in_trouble_is_a_failure(tmp_path: Path, follow: Follow) -> None:
     assert process.returncode == 1
     assert "file is not a database" in said
     assert "Traceback" not in said
+
+
+def archived(directory: Path) -> Path:
+    """A configuration that archives, and a database with one exchange."""
+    config = directory / "llmtap.yaml"
+    prices = "[{model: served, input_usd_per_million: 2, output_usd_per_million: 8}]"
+    config.write_text(f"capture: {{dir: {directory}/data}}\nprices: {prices}\n")
+    capture(directory / "data")
+    assert run("--config", config).exit_code == 0
+    return config
+
+
+def test_the_configuration_reaches_the_writer(tmp_path: Path) -> None:
+    archived(tmp_path)
+    assert [p.suffix for p in (tmp_path / "data" / "archive").iterdir()] == [".zst"]
+    with closing(connect_ro(tmp_path / "data" / "capture.db")) as conn:
+        assert conn.execute("SELECT cost_nanousd FROM exchanges").fetchone()[0] == 5 * 2000 + 10 * 8000
+
+
+def test_a_rebuild(tmp_path: Path) -> None:
+    config = archived(tmp_path)
+    database = tmp_path / "data" / "capture.db"
+    database.write_bytes(b"rubbish" * 999)
+    result = run("--config", config, "--rebuild")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == (
+        f"{database}: made again of 1 files, 2 records, 0 bad; the old one is {tmp_path / 'data' / 'capture.old-1.db'}\n"
+    )
+    assert outcomes(database) == {"u1": "ok"}
+
+
+def test_a_rebuild_that_would_lose_something_wants_to_be_forced(tmp_path: Path) -> None:
+    config = archived(tmp_path)
+    for path in (tmp_path / "data" / "archive").iterdir():
+        path.unlink()
+    spool = sink(tmp_path / "data", boot="b2")
+    spool.write_begin(begin("u2"))
+    spool.write_end(end("u2"))
+    spool.close()
+    assert run("--config", config).exit_code == 0
+    result = run("--config", config, "--rebuild")
+    assert result.exit_code == 1
+    assert "up to 1 exchanges in it are no longer in" in result.output
+    assert outcomes(tmp_path / "data" / "capture.db").keys() == {"u1", "u2"}
+    assert run("--config", config, "--rebuild", "--force").exit_code == 0
+    assert outcomes(tmp_path / "data" / "capture.db").keys() == {"u2"}
+
+
+def test_a_rebuild_beside_a_writer_is_refused(tmp_path: Path) -> None:
+    config = archived(tmp_path)
+    with WriterLock(tmp_path / "data") as lock:
+        assert lock.acquire()
+        result = run("--config", config, "--rebuild")
+    assert result.exit_code == 1
+    assert f"a writer (process {os.getpid()}) is at work" in result.output
+
+
+@pytest.mark.parametrize("args", [("--rebuild", "--follow"), ("--force",)])
+def test_options_that_do_not_go_together(args: tuple[str, ...]) -> None:
+    assert run(*args).exit_code == 2

@@ -35,7 +35,7 @@ def test_every_fact_in_its_unit() -> None:
     found = shown(ROW)
     assert found["outcome"] == '<span class="badge bad">upstream error</span>'
     assert found["duration"] == "1.53 s" and found["tokens"] == "35.2 / s"
-    assert found["completion"] == "12,345" and found["cost"] == "$0.001234"
+    assert found["completion"] == "12,345" and found["cost"] == "$0.00123"
     assert found["streamed"] == "no" and found["tags"] == "a, b" and found["request"] == "1.2 kB"
     assert found["x-request-id"] == "<code>job-7</code>"
 

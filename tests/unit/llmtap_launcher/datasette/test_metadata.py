@@ -25,7 +25,9 @@ def test_the_database_may_have_any_name() -> None:
 
 
 def test_the_contract_names_these_queries() -> None:
-    assert {"slow", "errors", "transcript"} <= set(metadata.load()["databases"]["capture"]["queries"])
+    assert {"slow", "errors", "transcript", "latency", "cost", "compare", "tokens_per_hour", "search", "conversations"} <= set(
+        metadata.load()["databases"]["capture"]["queries"]
+    )
 
 
 def test_facets_of_the_landing_page_are_columns_of_its_view(db: Path) -> None:
@@ -43,7 +45,9 @@ def test_every_query_runs_whatever_its_parameters(db: Path, name: str, value: st
     with closing(sqlite3.connect(db)) as conn:
         percentile.register(conn)
         conn.create_function("escape_fts", 1, escape_fts)
-        conn.execute(query["sql"], dict.fromkeys(("limit_ms", "hours", "q", "id"), value)).fetchall()
+        conn.execute(
+            query["sql"], dict.fromkeys(("limit_ms", "hours", "days", "turns", "q", "id", "model", "key", "a", "b"), value)
+        ).fetchall()
 
 
 def test_hidden_is_what_no_row_has() -> None:

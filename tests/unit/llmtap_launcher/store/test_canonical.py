@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmtap_launcher.store.canonical import HASH_BYTES, body_of, digest, link, tools_body
+from llmtap_launcher.store.attachments import restore
+from llmtap_launcher.store.canonical import (
+    HASH_BYTES,
+    LOOSE_BYTES,
+    asked_words,
+    body_of,
+    digest,
+    link,
+    loose,
+    message_of,
+    tools_body,
+)
 
 
 def call(arguments: Any, **more: Any) -> dict[str, Any]:
@@ -116,3 +127,32 @@ def test_any_message_has_a_body(message: dict[str, Any]) -> None:
     assert len(body.hash) == HASH_BYTES
     assert body.json is None or isinstance(orjson.loads(body.json), dict)
     assert body_of(dict(reversed(message.items()))).hash == body.hash
+
+
+def test_a_message_comes_back() -> None:
+    png = "data:image/png;base64," + "iVBOR" * 200 + "iVBORw=="
+    for message in (
+        {"role": "user", "content": "hi"},
+        {"role": "tool", "content": "rain", "tool_call_id": "c1"},
+        {"role": "assistant", "content": None, "tool_calls": [call("{}")]},
+        {"role": "assistant", "content": "hi", "reasoning": "hm"},
+        {"role": "user", "content": [{"type": "text", "text": "look"}, {"type": "image_url", "image_url": {"url": png}}]},
+    ):
+        body = body_of(message)
+        stored = {it.hash: it.content for it in body.attachments}
+        assert restore(message_of(body.role, body.text, body.json), stored.get) == message
+        if type(message["content"]) is str:
+            assert body.json is None or message["content"] not in body.json, "the text is stored once"
+
+
+def test_a_loose_hash_sees_no_white_space() -> None:
+    def name(*texts: str) -> bytes:
+        *asked, reply = (body_of({"role": "user", "content": text}) for text in texts)
+        return loose(asked_words(asked), reply)
+
+    assert name("a b", "\nc  d ") == name(" ab\n", "cd")
+    assert len({name("a", "b"), name("b", "a"), name("a", "a", "b"), name("x", "a", "b"), name("a", "c")}) == 5
+    assert len(name("a", "b")) == LOOSE_BYTES
+    calls = [body_of({"role": "assistant", "tool_calls": [call(f'{{"a": {n}}}')]}) for n in (1, 2)]
+    asked = asked_words([body_of({"role": "user", "content": "x"})])
+    assert loose(asked, calls[0]) != loose(asked, calls[1])

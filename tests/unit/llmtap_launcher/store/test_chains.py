@@ -95,3 +95,25 @@ def test_any_histories_read_back(histories: list[tuple[list[str], bool]]) -> Non
             assert [t for _, t in texts(memory, tip)] == history
         prefixes = {tuple(h[: n + 1]) for h, _ in histories for n in range(len(h))}
         assert count(memory)[0] == len(prefixes)
+
+
+def test_attachments_are_stored_once(conn: sqlite3.Connection) -> None:
+    picture = {"type": "image", "data": "iVBORw0K" * 200}
+    messages = [{"role": "user", "content": [{"type": "text", "text": text}, picture]} for text in ("one", "two", "one")]
+    chains_ = Chains(conn)
+    chains_.extend(None, [body_of(m) for m in messages])
+    assert conn.execute("SELECT mime, bytes, length(content) FROM attachments").fetchall() == [("image/png", 1200, 1200)]
+    assert conn.execute("SELECT count(*), count(DISTINCT body_id) FROM body_attachments").fetchone() == (2, 2)
+    (json,) = conn.execute("SELECT json FROM bodies WHERE id = 1").fetchone()
+    assert "attachment:" in json
+    assert "iVBOR" not in json
+
+
+def test_how_many_were_there(conn: sqlite3.Connection) -> None:
+    it = Chains(conn)
+    hashes, known = it.link_all(None, said("a", "b"))
+    assert known == 0
+    again, known = Chains(conn).link_all(None, said("a", "b", "c"))
+    assert (again[:2], known) == (hashes, 2)
+    assert it.link_all(hashes[1], said("c")) == (again[2:], 1)
+    assert it.link_all(None, []) == ([], 0)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from llmtap_launcher.store.database import StoreError, connect_ro, open_writer
+from llmtap_launcher.store.database import NewerSchema, StoreError, connect_ro, open_writer, outdated
 
 
 def test_a_new_database(tmp_path: Path) -> None:
@@ -26,7 +27,7 @@ def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "c.db"
     with closing(open_writer(path)) as conn:
         conn.execute("INSERT INTO _sqlite_migrations(migration_set, name, applied_at) VALUES ('llmtap', 'm999_future', 'now')")
-    with pytest.raises(StoreError, match=r"made by a newer llmtap \(it has m999_future\): upgrade llmtap") as caught:
+    with pytest.raises(NewerSchema, match=r"made by a newer llmtap \(it has m999_future\): upgrade llmtap") as caught:
         open_writer(path)
     assert "\n" not in str(caught.value)
 
@@ -55,3 +56,13 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("x" * 4096)
     with pytest.raises(StoreError, match="cannot be read: file is not a database"):
         connect_ro(tmp_path / "text")
+
+
+def test_which_databases_are_out_of_date(tmp_path: Path) -> None:
+    old = next((Path(__file__).parents[4] / "fixtures" / "databases").glob("*.db.gz"))
+    (tmp_path / "old.db").write_bytes(gzip.decompress(old.read_bytes()))
+    (tmp_path / "none.db").write_bytes(b"not a database" * 100)
+    sqlite3.connect(tmp_path / "empty.db").close()
+    assert outdated(tmp_path / "old.db")
+    open_writer(tmp_path / "old.db").close()
+    assert not any(outdated(tmp_path / name) for name in ("old.db", "none.db", "empty.db", "gone.db"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import logging
 import os
 import signal
@@ -15,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from llmtap.core.errors import LlmtapError
-from llmtap_launcher.store.follow import Stop, explain, follow
+from llmtap_launcher.store.database import NewerSchema
+from llmtap_launcher.store.follow import Stop, explain, follow, trouble_of
 from llmtap_launcher.store.status import StatusFile, read_status
 from llmtap_launcher.store.writer import Writer
 from support.records import begin, end, sink
@@ -81,7 +83,10 @@ def test_trouble_is_said_once_and_ends_by_itself(tmp_path: Path, writer: Writer,
     steps = Steps(look, look, database.unlink, lambda: None)
     assert run(writer, steps, tmp_path)
     spool.close()
-    message = f"{database}: file is not a database: move it away and a new one is begun; captures wait in the spool"
+    message = (
+        f"{database}: file is not a database: move it away and a new one is begun, or make it again: llmtap "
+        "ingest --rebuild; captures wait in the spool"
+    )
     assert told[0] == message
     assert [r.getMessage() for r in caplog.records] == [message, "working again"]
     assert steps.pauses == [0.5, 1.0, 2.0, 0.05, 0.05], "growing pauses while it lasts"
@@ -152,7 +157,8 @@ def test_the_end_of_the_parents_pipe_ends_the_wait() -> None:
         ),
         (
             sqlite3.DatabaseError("database disk image is malformed"),
-            "DB: database disk image is malformed: move it away and a new one is begun; captures wait in the spool",
+            "DB: database disk image is malformed: move it away and a new one is begun, or make it again: llmtap "
+            "ingest --rebuild; captures wait in the spool",
         ),
         (
             sqlite3.OperationalError("attempt to write a readonly database"),
@@ -166,3 +172,55 @@ def test_the_end_of_the_parents_pipe_ends_the_wait() -> None:
 )
 def test_errors_are_one_line_with_their_mend(writer: Writer, error: Exception, said: str) -> None:
     assert explain(error, writer) == said.replace("DB", str(writer.database))
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (sqlite3.OperationalError("database or disk is full"), "disk_full"),
+        (sqlite3.OperationalError("database is locked"), "locked"),
+        (sqlite3.DatabaseError("database disk image is malformed"), "corrupt"),
+        (sqlite3.DatabaseError("file is not a database"), "corrupt"),
+        (sqlite3.OperationalError("attempt to write a readonly database"), "read_only"),
+        (sqlite3.OperationalError("unable to open database file"), "read_only"),
+        (sqlite3.OperationalError("disk I/O error"), "unreadable"),
+        (sqlite3.OperationalError("no such table: x"), "other"),
+        (OSError(errno.ENOSPC, "No space left on device"), "disk_full"),
+        (OSError(errno.EROFS, "Read-only file system"), "read_only"),
+        (OSError(errno.EIO, "Input/output error"), "unreadable"),
+        (NewerSchema("newer"), "newer_schema"),
+        (KeyError("x"), "other"),
+    ],
+)
+def test_kinds_of_trouble(error: Exception, kind: str) -> None:
+    assert trouble_of(error) == kind
+
+
+def test_the_kind_is_told_and_taken_back(tmp_path: Path, writer: Writer) -> None:
+    (tmp_path / "capture.db").write_bytes(b"no database at all" * 100)
+    seen: list[str | None] = []
+
+    def look() -> None:
+        status = read_status(tmp_path)
+        assert status is not None
+        seen.append(status.trouble)
+
+    assert run(writer, Steps(look, (tmp_path / "capture.db").unlink, look), tmp_path)
+    look()
+    assert seen[0] == "corrupt"
+    assert seen[-1] is None
+
+
+def test_an_old_database_keeps_nobody_waiting(tmp_path: Path, writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = next((Path(__file__).parents[4] / "fixtures" / "databases").glob("*.db.gz"))
+    (tmp_path / "capture.db").write_bytes(gzip.decompress(old.read_bytes()))
+    seen: list[object] = []
+    whole = writer.run_pass
+
+    def look() -> int:
+        seen.append(read_status(tmp_path))
+        return whole()
+
+    monkeypatch.setattr(writer, "run_pass", look)
+    assert run(writer, Steps(), tmp_path)
+    assert seen[0] is not None

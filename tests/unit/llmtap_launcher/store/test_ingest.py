@@ -12,10 +12,12 @@ from typing import Any
 import orjson
 import pytest
 
+from llmtap.core.config import Price
 from llmtap.core.record import Begin, Choice, End, encode
 from llmtap.spool.segment import Segment
 from llmtap_launcher.store.database import open_writer
 from llmtap_launcher.store.ingest import Applied, Ingester, Item
+from llmtap_launcher.store.pricing import own_rates
 from support.records import START_US, begin, chat, end, summary
 
 SEGMENT = Segment("w0", "b", 1)
@@ -279,3 +281,52 @@ def test_what_was_said_over_a_websocket(conn: sqlite3.Connection) -> None:
 def test_messages_that_are_none_are_poison(conn: sqlite3.Connection, messages: list[Any]) -> None:
     applied = apply(conn, begin(), {"v": 1, "t": "end", "uid": "u1", "at_us": START_US, "outcome": "ok", "messages": messages})
     assert len(applied.poison) == 1 and row(conn)["outcome"] == "open"
+
+
+def test_statistics_and_conversations_whatever_the_order(conn: sqlite3.Connection) -> None:
+    def statistics() -> list[Any]:
+        return [
+            [tuple(r) for r in conn.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3, 4, 5")]
+            for table in ("usage_daily", "latency_hist")
+        ] + [[tuple(r)[1:] for r in conn.execute("SELECT * FROM conversations")]]
+
+    asked = begin(body=chat("hello"), key_name="ci")
+    apply(conn, asked, END)
+    expected = statistics()
+    assert expected[0] == [("2026-11-21", "ci", "served", "a", 1, 0, 5, 10, 0, 0)]
+    assert {r[3] for r in expected[1]} == {"ttft_ms", "duration_ms", "itl_ms", "tokens_per_second"}
+    assert len(expected[2]) == 1
+    for records in permutations([asked, END, asked, END]):
+        conn.execute("ROLLBACK")
+        conn.execute("BEGIN")
+        ingester = Ingester(conn)
+        for record in records:
+            ingester.apply([item(record)])
+        assert statistics() == expected
+
+
+def test_a_batch_that_is_tried_again_counts_once(conn: sqlite3.Connection) -> None:
+    ingester = Ingester(conn)
+    for _ in range(2):
+        conn.execute("SAVEPOINT batch")
+        ingester.apply(map(item, [BEGIN, END]))
+        if not conn.execute("SELECT 1 FROM usage_daily WHERE requests = 2").fetchone():
+            conn.execute("ROLLBACK TO batch")
+            ingester.forget()
+    ingester.apply(map(item, [BEGIN, END]))
+    assert [tuple(r) for r in conn.execute("SELECT requests FROM usage_daily")] == [(1,)]
+
+
+def test_poison_counts_nothing(conn: sqlite3.Connection) -> None:
+    bad = orjson.loads(encode(END)) | {"outcome": "odd"}
+    assert len(apply(conn, BEGIN, bad).poison) == 1
+    assert count(conn, "usage_daily") == 0
+    assert count(conn, "conversations") == 1
+
+
+def test_costs_at_ingest(conn: sqlite3.Connection) -> None:
+    rates = own_rates([Price(model="served", input_usd_per_million=2, output_usd_per_million=8)])
+    Ingester(conn, rates).apply(map(item, [BEGIN, END]))
+    assert row(conn)["cost_nanousd"] == 5 * 2000 + 10 * 8000
+    assert conn.execute("SELECT model_glob FROM prices WHERE id = ?", (row(conn)["price_id"],)).fetchone()[0] == "served"
+    assert conn.execute("SELECT cost_nanousd FROM usage_daily").fetchone()[0] == row(conn)["cost_nanousd"]

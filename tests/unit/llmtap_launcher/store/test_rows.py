@@ -138,7 +138,7 @@ def test_an_end_record() -> None:
         "chunks": 11,
     }
     assert {k: found.columns[k] for k in expected} == expected
-    assert found.deltas == "[1000,10,20,30,40,50,60,70,80,90,100]"
+    assert found.deltas == [1000, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100]
     assert [b.text for b, _ in found.choices] == ["hi there"]
     assert found.meta == {}
 

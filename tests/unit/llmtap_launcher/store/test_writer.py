@@ -18,6 +18,8 @@ from llmtap.spool.frame import frame
 from llmtap.spool.segment import Segment, adopted, scan
 from llmtap_launcher.store import writer as module
 from llmtap_launcher.store.database import StoreError, connect_ro
+from llmtap_launcher.store.options import Options, Retention
+from llmtap_launcher.store.pricing import Rate
 from llmtap_launcher.store.writer import Writer
 from support.records import START_US, begin, chat, end, sink
 
@@ -375,3 +377,77 @@ def test_another_place_for_the_database(tmp_path: Path) -> None:
         writer.run_pass()
     assert (tmp_path / "elsewhere" / "x.db").exists()
     assert not (tmp_path / "capture.db").exists()
+
+
+# beside ingesting
+
+
+def test_finished_segments_are_archived(tmp_path: Path, make: Make) -> None:
+    writer, spool = make(options=Options(archive_days=1)), sink(tmp_path, segment_bytes=1)
+    spool.write_begin(begin("a"))
+    spool.write_end(end("a"))
+    writer.run_pass()
+    assert [p.name for p in (tmp_path / "archive").iterdir()] == ["w0-b-000001.jsonl.zst"], "the one being written is not"
+    spool.close()
+    writer.run_pass()
+    assert len(list((tmp_path / "archive").iterdir())) == 2
+    assert not list((tmp_path / "spool").iterdir())
+    writer.maintain()
+    assert len(list((tmp_path / "archive").iterdir())) == 2
+    for path in (tmp_path / "archive").iterdir():
+        os.utime(path, (START_US / 1e6 - 90_000,) * 2)
+    make(options=Options(archive_days=1)).run_pass()
+    writer._maintain_at = 0
+    writer.maintain()
+    assert not list((tmp_path / "archive").iterdir())
+
+
+def test_an_archive_that_cannot_be_written_does_not_keep_the_spool(
+    tmp_path: Path, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "archive").write_text("in the way")
+    writer, spool = make(options=Options(archive_days=1)), sink(tmp_path, segment_bytes=1)
+    for name in "abc":
+        spool.write_begin(begin(name))
+    spool.close()
+    writer.run_pass()
+    assert not list((tmp_path / "spool").iterdir())
+    assert "not archived: File exists" in caplog.text
+
+
+def test_it_prunes_by_itself(tmp_path: Path, make: Make) -> None:
+    writer, spool = make(options=Options(retention=Retention(exchanges_days=1))), sink(tmp_path)
+    day_us = 86_400_000_000
+    for name, age in (("old", 2), ("young", 0)):
+        spool.write_begin(begin(name, at_us=START_US - age * day_us))
+        spool.write_end(end(name, at_us=START_US - age * day_us))
+    writer.run_pass()
+    writer.maintain()
+    assert rows(tmp_path) == [("young", "ok")]
+    assert writer.status.pruned == 1
+    spool.write_begin(begin("again", chat("hello")))
+    writer.run_pass()
+    assert [r[0] for r in rows(tmp_path)] == ["young", "again"], "nothing that went is remembered"
+    spool.close()
+
+
+def test_costs_by_the_hour_come_when_the_hour_is_over(tmp_path: Path, make: Make) -> None:
+    rate = Rate("own", "*", None, None, None, None, 10**9)
+    writer, spool = make(options=Options(rates=(rate,))), sink(tmp_path)
+    for name, age_us in (("old", 3 * 3_600_000_000), ("now", 0)):
+        spool.write_begin(begin(name, at_us=START_US - age_us))
+        spool.write_end(end(name, at_us=START_US - age_us))
+    spool.close()
+    writer.run_pass()
+    writer.maintain()
+    assert rows(tmp_path, "SELECT uid, cost_nanousd FROM exchanges ORDER BY id") == [("old", 10**9), ("now", None)]
+
+
+def test_lost_exchanges_count(tmp_path: Path, make: Make) -> None:
+    writer, spool = make(), sink(tmp_path)
+    spool.write_begin(begin("a", key_name="k"))
+    writer.run_pass()
+    assert rows(tmp_path, "SELECT * FROM usage_daily") == []
+    spool.close()
+    writer.run_pass()
+    assert rows(tmp_path, "SELECT key_name, requests, errors FROM usage_daily") == [("k", 1, 1)]

@@ -58,11 +58,27 @@ async def test_the_root_leads_there(plugin: Any, datasette: Any) -> None:
 
 def test_every_link_of_the_header_is_a_query_or_the_landing_page(plugin: Any) -> None:
     queries = metadata.load()["databases"]["capture"]["queries"]
-    assert {name for name, _ in plugin.NAV} <= {plugin.LANDING, *queries}
+    assert {name for name, _ in plugin.NAV} <= {plugin.LANDING, plugin.DASHBOARD, *queries}
 
 
-def test_answers_pass_the_guard(plugin: Any) -> None:
-    assert plugin.asgi_wrapper() is security.guard
+async def test_answers_pass_the_guard(plugin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def status() -> int:
+        seen: list[Any] = []
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200})
+
+        async def send(message: Any) -> None:
+            seen.append(message)
+
+        await plugin.asgi_wrapper()(app)({"type": "http", "headers": [(b"host", b"localhost")]}, None, send)
+        assert dict(seen[0]["headers"])[b"content-security-policy"] == security.POLICY.encode()
+        return int(seen[0]["status"])
+
+    monkeypatch.delenv(command.PASSWORD_VARIABLE, raising=False)
+    assert await status() == 200
+    monkeypatch.setenv(command.PASSWORD_VARIABLE, "secret")
+    assert await status() == 401
 
 
 def test_the_access_log_keeps_only_failures_of_ours(plugin: Any, datasette: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,46 @@
+"""The buckets of `latency_hist`: logarithmic, eight an octave, so that histograms of any hours add up and a percentile is off
+by less than 9 %.
+
+Bucket b holds values in (0.01 * 2^((b-1)/8), 0.01 * 2^(b/8)]; bucket 0 all up to 0.01. Durations are milliseconds,
+`tokens_per_second` is what it says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+PER_OCTAVE = 8
+LEAST = 0.01
+METRICS = ("ttft_ms", "itl_ms", "duration_ms", "queue_ms", "overhead_ms", "tokens_per_second")
+
+
+def bucket(value: float) -> int:
+    """The bucket of a value (of any sign: what is not positive is in bucket 0)."""
+    if value <= LEAST:
+        return 0
+    # what a float makes of an upper edge may lie a hair above it
+    return math.ceil(PER_OCTAVE * math.log2(value / LEAST) - 1e-9)
+
+
+def upper(number: int) -> float:
+    """The upper edge of a bucket."""
+    return float(LEAST * 2 ** (number / PER_OCTAVE))
+
+
+def percentile(counts: Mapping[int, int], p: float) -> float | None:
+    """The p-th percentile (0 to 100) of a histogram {bucket: n}, interpolated inside its bucket; None when it is empty."""
+    total = sum(counts.values())
+    if total <= 0:
+        return None
+    wanted = max(1, math.ceil(total * p / 100))  # nearest rank
+    seen = 0
+    for number in sorted(counts):
+        n = counts[number]
+        if n > 0 and seen + n >= wanted:
+            if number == 0:
+                return LEAST
+            share = max(0.0, min(1.0, (wanted - seen - 0.5) / n))  # a value alone counts as the middle
+            return float(LEAST * 2 ** ((number - 1 + share) / PER_OCTAVE))
+        seen += n
+    return upper(max(counts))

@@ -1,0 +1,51 @@
+"""Buckets: edges, neighbours, and percentiles as close as promised."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmtap_launcher.store.latency import bucket, percentile, upper
+
+
+@given(st.floats(min_value=0.0101, max_value=1e9))
+def test_a_value_is_in_its_bucket(value: float) -> None:
+    number = bucket(value)
+    assert upper(number - 1) * (1 - 1e-9) <= value <= upper(number) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(("value", "number"), [(-1, 0), (0, 0), (0.01, 0), (0.0101, 1), (0.02, 8), (10.24, 80), (10.25, 81)])
+def test_edges(value: float, number: int) -> None:
+    assert bucket(value) == number
+
+
+def test_edges_are_in_the_bucket_they_end() -> None:
+    assert [bucket(upper(n)) for n in range(400)] == list(range(400))
+
+
+@pytest.mark.parametrize("p", [1, 25, 50, 90, 95, 99])
+def test_percentiles_are_within_five_percent(p: float) -> None:
+    dice = random.Random(3)
+    values = sorted(dice.lognormvariate(5, 1.2) for _ in range(20_000))
+    exact = values[int(len(values) * p / 100)]
+    found = percentile(Counter(map(bucket, values)), p)
+    assert found is not None
+    assert abs(found / exact - 1) < 0.05
+
+
+def test_histograms_add_up() -> None:
+    one, other = Counter({80: 3, 90: 1}), Counter({80: 1, 100: 4})
+    assert percentile(one + other, 50) == percentile(Counter({80: 4, 90: 1, 100: 4}), 50)
+
+
+def test_extremes() -> None:
+    assert percentile({}, 50) is None
+    assert percentile({5: 0}, 50) is None
+    assert percentile({0: 3}, 99) == 0.01
+    assert percentile({8: 1}, 50) == pytest.approx(0.02 * 2 ** (-1 / 16)), "alone: the middle of its bucket"
+    assert percentile({8: 1000}, 100) == pytest.approx(0.02, rel=0.001)
+    assert percentile({8: 1000}, 0) == pytest.approx(upper(7), rel=0.001)
