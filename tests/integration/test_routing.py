@@ -89,8 +89,6 @@ def test_aliases_and_fallbacks(sims: tuple[SimHandle, SimHandle], tmp_path: Path
 def test_an_alias_in_a_form_that_goes_on_as_it_comes(sims: tuple[SimHandle, SimHandle], tmp_path: Path) -> None:
     names = {"aliases": {"whisper-1": "small"}}
     with gateway_for(tmp_path, backend("a", sims[0]), backend("b", sims[1]), routing=names) as gateway:
-        tmp_path, backend("a", sims[0]), backend("b", sims[1]), routing={"aliases": {"whisper-1": "small"}}
-    ) as gateway:
         for name in ("whisper-1", "small"):
             for file_first in (False, True):
                 files = [("file", (f"{name}.wav", b"RIFF" * 50_000, "audio/wav"))]
