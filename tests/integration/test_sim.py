@@ -46,8 +46,14 @@ def sim() -> Iterator[SimHandle]:
 @pytest.fixture(scope="module")
 def recorded_sim() -> Iterator[SimHandle]:
     """As the recorded server was started."""
-    with running_sim(runner="generate", 
-        model="tiny", ttft_ms=0, tokens_per_second=0, max_model_len=2048, reasoning=True, enable_request_id_headers=True
+    with running_sim(
+        runner="generate",
+        model="tiny",
+        ttft_ms=0,
+        tokens_per_second=0,
+        max_model_len=2048,
+        reasoning=True,
+        enable_request_id_headers=True,
     ) as handle:
         yield handle
 
