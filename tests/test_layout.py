@@ -42,7 +42,7 @@ def layer(name: str) -> str:
         return "core"
     if parts[1] in ("core", "wire", "policy", "spool", "lane"):
         return parts[1]
-    return "chain" if parts[1] in ("chain", "exchanges", "lifecycle", "assembly", "policies", "master") else "addon"
+    return "chain" if parts[1] in ("chain", "exchanges", "lifecycle", "assembly", "policies", "errands", "master") else "addon"
 
 
 def imports(path: Path) -> set[str]:

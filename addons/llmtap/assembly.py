@@ -16,6 +16,7 @@ from llmtap.capture import Capture, WriterProcess
 from llmtap.core import config as c
 from llmtap.core.ids import new_ulid
 from llmtap.core.plan import FailureReason
+from llmtap.errands import Errands
 from llmtap.exchange import Exchange
 from llmtap.health import Health
 from llmtap.inspect import Inspect, View
@@ -129,7 +130,8 @@ class Gateway:
         self.uploads = Uploads(config, self.backends)
         self.routing = Routing(config, self.backends, self.uploads.streams, before.routing if before is not None else None)
         self.queueing = Queueing(config, self.backends, self.backend_failed, self.backend_worked, self.metrics.enqueue)
-        self.policies = Policies(config, self.metrics, self.backends, before.policies if before is not None else None)
+        errands = Errands(self.queueing, self.metrics.dequeue)
+        self.policies = Policies(config, self.metrics, self.backends, errands, before.policies if before is not None else None)
         self.auth, self.cors = self.policies.auth, self.policies.cors
         addons: list[tuple[Kind, Any]] = [
             ("policy", Transforms()),

@@ -72,18 +72,18 @@ class Chain(Lifecycle):
             return None
         path = canonical_path(flow.request.path)
         client, origin = None, None
-        if gateway.cors is not None:
-            own = gateway.cors.preflight(flow.request)
-            if own is not None:
-                self._answer_own(gateway, flow, own, None)
-                return None
-            origin = gateway.cors.origin(flow.request)
-        if gateway.auth is not None:
-            try:
+        try:
+            if gateway.cors is not None:
+                own = gateway.cors.preflight(flow.request)
+                if own is not None:
+                    self._answer_own(gateway, flow, own, None)
+                    return None
+                origin = gateway.cors.origin(flow.request)
+            if gateway.auth is not None:
                 client = gateway.auth.admit(flow, path)
-            except Exception as error:
-                self._shut_out(gateway, flow, path, error, origin)
-                return None
+        except Exception as error:
+            self._shut_out(gateway, flow, path, error, origin)
+            return None
         if path is not None:
             own = self._endpoints.answer(flow.request, path, client.models if client is not None else None)
             if own is not None:
@@ -201,7 +201,7 @@ class Chain(Lifecycle):
 
     def _forwarding(self, flow: http.HTTPFlow, ex: Exchange) -> None:
         if ex.refusal is None:
-            if ex.cache not in _ANSWERED:
+            if ex.cache not in _ANSWERED and ex.forwarded is None:
                 ex.forwarded = _now()
             if ex.plan is not None:
                 self._plans[flow] = ex.plan

@@ -92,6 +92,7 @@ class Lifecycle(Exchanges, ABC):
         self._gateway = gateway
         self._endpoints = Endpoints(gateway.backends, self._stats, gateway.exposed)
         self._set_options(gateway.config)
+        gateway.policies.carried_by(self._lane)
 
     def reload_file(self) -> bool:
         """Read the configuration again (the script was loaded again, SIGHUP). One that is wrong is told, and nothing changes."""

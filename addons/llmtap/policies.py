@@ -6,13 +6,17 @@ told to it once it is in force.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, get_args
 
 from llmtap.auth import Auth
+from llmtap.batching import Batching
 from llmtap.cache import Cache, CacheFill, Lookup
 from llmtap.core import config as c
 from llmtap.core.redis import SharedRedis
 from llmtap.cors import Cors
+from llmtap.errands import Errands
+from llmtap.lane import Lane
 from llmtap.limits import Limits
 from llmtap.metrics import GatewayMetrics
 from llmtap.policy.backends import Backends
@@ -27,6 +31,7 @@ class Policies:
         config: c.Config,
         metrics: GatewayMetrics,
         backends: Backends,
+        errands: Errands | None = None,
         before: Policies | None = None,
     ) -> None:
         self._config = config
@@ -58,6 +63,18 @@ class Policies:
             known = before.single_flight if before is not None else None
             self.single_flight = known or SingleFlight(config.single_flight, metrics.cache_lookups.labels("shared").inc)
 
+        self.batching: Batching | None = None
+        if config.batching.enabled and errands is not None:
+            self.batching = Batching(config.batching, errands.ask, _observing(metrics))
+            self._errands = errands
+
+    def carried_by(self, lane: Lane | None) -> None:
+        """Who carries out requests of our own; None: nobody (a stock mode)."""
+        if self.batching is not None:
+            self._errands.lane = lane
+            if lane is None:
+                self.batching.ask = None
+
     @property
     def before_routing(self) -> list[Any]:
         """Steps between the parsing of a body and the choice of a backend."""
@@ -66,7 +83,7 @@ class Policies:
     @property
     def after_routing(self) -> list[Any]:
         """Steps between that choice and the way to the backend."""
-        return [addon for addon in (self.limits, self.cache, self.single_flight) if addon is not None]
+        return [addon for addon in (self.limits, self.cache, self.single_flight, self.batching) if addon is not None]
 
     @property
     def after_tee(self) -> list[Any]:
@@ -94,6 +111,8 @@ class Policies:
         """The connection of this id is gone."""
         if self.single_flight is not None:
             self.single_flight.client_left(client)
+        if self.batching is not None:
+            self.batching.client_left(client)
 
     def stop(self) -> None:
         """The end of the process."""
@@ -105,3 +124,13 @@ class Policies:
         if url == "memory://":
             return None
         return self._redis.get(url) or self._redis.setdefault(url, SharedRedis(url))
+
+
+def _observing(metrics: GatewayMetrics) -> Callable[[str | None, int, list[float]], None]:
+    def observe(model: str | None, size: int, waits: list[float]) -> None:
+        label = metrics.model_label(model)
+        metrics.batch_size.observe(size, label)
+        for wait in waits:
+            metrics.batch_wait.observe(wait, label)
+
+    return observe

@@ -316,8 +316,11 @@ class Batching(t.Section):
     """Gathering of small requests."""
 
     enabled: bool = Field(default=False, description="Gather requests before they are sent.")
-    max_batch_size: t.Positive = Field(default=8, description="Requests of a batch.")
+    max_batch_size: t.Positive = Field(default=8, description="Texts of a batch.")
     max_wait_ms: t.DurationOrNone = Field(default=50, description="Milliseconds the first waits for others.")
+    chat: bool = Field(
+        default=False, description="Chats too, for backends that have vLLM's /v1/chat/completions/batch; not streamed ones."
+    )
 
 
 class Capture(t.Section):

@@ -33,7 +33,6 @@ ONLY_THE_DEFAULT: Works = ()
 NOT_YET: dict[str, Works] = {
     "auth.keys.*.budget_usd": ONLY_THE_DEFAULT,
     "auth.keys.*.budget_period": ONLY_THE_DEFAULT,
-    "batching": ONLY_THE_DEFAULT,
 }
 
 

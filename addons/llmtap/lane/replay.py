@@ -43,7 +43,7 @@ class Replay:
         # the target stays empty: as after a change by an addon, the path is checked before it is sent (it may be from any file)
         if data.trailers is not None:
             inbound.trailers = list(data.trailers.fields)
-        await _ReplayRelay(_NoClient(self._lane, flow), inbound, flow).run()
+        await _ReplayRelay(NoClient(self._lane, flow), inbound, flow).run()
 
 
 class _ReplayRelay(Relay):
@@ -55,7 +55,7 @@ class _ReplayRelay(Relay):
         return self._replayed
 
 
-class _NoClient(ClientConnection):
+class NoClient(ClientConnection):
     """Looks like the connection the flow came over, and leads nowhere."""
 
     def __init__(self, lane: Lane, flow: http.HTTPFlow) -> None:

@@ -55,8 +55,10 @@ class GatewayMetrics(Measures):
         self._waiting_now: set[Exchange] = set()
         self.running.set_function(lambda: len(self._running_now))
         self.waiting.set_function(lambda: len(self._waiting_now))
-        self.backend_running.read_from(lambda: _counted((self._label(ex.model), ex.backend or NONE) for ex in self._running_now))
-        self.model_waiting.read_from(lambda: _counted((self._label(ex.model),) for ex in self._waiting_now))
+        self.backend_running.read_from(
+            lambda: _counted((self.model_label(ex.model), ex.backend or NONE) for ex in self._running_now)
+        )
+        self.model_waiting.read_from(lambda: _counted((self.model_label(ex.model),) for ex in self._waiting_now))
         self.vllm: VllmNames | None = None
         if vllm_names is not None:
             self.vllm = VllmNames(
@@ -183,7 +185,7 @@ class GatewayMetrics(Measures):
 
     def _cell(self, ex: Exchange) -> Cell:
         """The cell of an exchange that the table does not know yet. What clients write never becomes a key of the table."""
-        model = self._label(ex.model)
+        model = self.model_label(ex.model)
         bounded = (ex.endpoint.name, model, ex.backend, ex.key_name)
         cell = self._cells.get(bounded)
         if cell is None:
@@ -193,7 +195,7 @@ class GatewayMetrics(Measures):
             self._cells[ex.endpoint.name, None, ex.backend, ex.key_name] = cell
         return cell
 
-    def _label(self, model: str | None) -> str:
+    def model_label(self, model: str | None) -> str:
         if model is None or (model not in self._models and not self._known_model(model)):
             return OTHER
         if model not in self._models:
@@ -208,7 +210,7 @@ class GatewayMetrics(Measures):
         return number
 
     def _by_model(self, exchanges: Iterable[Exchange]) -> list[tuple[str, int]]:
-        return [(labels[0], int(n)) for labels, n in _counted((self._label(ex.model),) for ex in exchanges)]
+        return [(labels[0], int(n)) for labels, n in _counted((self.model_label(ex.model),) for ex in exchanges)]
 
 
 def _began_well(ex: Exchange) -> bool:

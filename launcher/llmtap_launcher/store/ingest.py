@@ -15,11 +15,12 @@ from typing import Any
 import orjson
 
 from llmtap.core.record import VERSION
+from llmtap.policy.pricing import Rate
 from llmtap.spool.segment import Segment
 from llmtap_launcher.store.canonical import Body, asked_words, loose
 from llmtap_launcher.store.chains import Chains
 from llmtap_launcher.store.conversations import Conversations
-from llmtap_launcher.store.pricing import Prices, Rate
+from llmtap_launcher.store.pricing import Prices
 from llmtap_launcher.store.rollups import COLUMNS, Rollups
 from llmtap_launcher.store.rows import BEGIN_COLUMNS, END_COLUMNS, Replied, asked, iso, replied
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from llmtap.core.config import Config
-from llmtap_launcher.store.pricing import Rate, own_rates
+from llmtap.policy.pricing import Rate, own_rates
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ def metrics() -> GatewayMetrics:
 
 
 def policies(metrics: GatewayMetrics, before: Policies | None = None, **config: Any) -> Policies:
-    return Policies(Config.model_validate(config), metrics, Backends([]), before)
+    return Policies(Config.model_validate(config), metrics, Backends([]), None, before)
 
 
 def test_all_is_off_by_default(metrics: GatewayMetrics) -> None:

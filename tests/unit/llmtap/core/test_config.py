@@ -62,7 +62,7 @@ PROMISED: dict[str, Any] = {
         "storage": "memory://",
     },
     "single_flight": {"enabled": False, "scope": "key", "only_deterministic": False},
-    "batching": {"enabled": False, "max_batch_size": 8, "max_wait_ms": 50},
+    "batching": {"enabled": False, "max_batch_size": 8, "max_wait_ms": 50, "chat": False},
     "capture": {
         "enabled": True,
         "dir": Path("llmtap-data"),

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from llmtap.core.config import Price
 from llmtap.core.record import Summary, Usage, encode
+from llmtap.policy.pricing import own_rates
 from llmtap.spool.segment import Segment
 from llmtap_launcher.store.database import open_writer
 from llmtap_launcher.store.gpu_hours import settle_hours, shares
 from llmtap_launcher.store.ingest import Ingester, Item
-from llmtap_launcher.store.pricing import own_rates
 from support.records import START_US, begin, end
 
 HOUR_US = 3_600_000_000

@@ -14,10 +14,10 @@ import pytest
 
 from llmtap.core.config import Price
 from llmtap.core.record import Begin, Choice, End, encode
+from llmtap.policy.pricing import own_rates
 from llmtap.spool.segment import Segment
 from llmtap_launcher.store.database import open_writer
 from llmtap_launcher.store.ingest import Applied, Ingester, Item
-from llmtap_launcher.store.pricing import own_rates
 from support.records import START_US, begin, chat, end, summary
 
 SEGMENT = Segment("w0", "b", 1)

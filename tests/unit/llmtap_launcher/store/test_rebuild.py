@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from llmtap.core.errors import LlmtapError
+from llmtap.policy.pricing import Rate
 from llmtap_launcher.store.archive import Archive
 from llmtap_launcher.store.checksum import checksums, rows
 from llmtap_launcher.store.database import connect_ro
 from llmtap_launcher.store.options import Options, Retention
-from llmtap_launcher.store.pricing import Rate
 from llmtap_launcher.store.rebuild import missing, rebuild
 from llmtap_launcher.store.writer import Writer
 from support.records import START_US, begin, chat, end, sink

@@ -14,12 +14,12 @@ import orjson
 import pytest
 
 from llmtap.core.record import encode
+from llmtap.policy.pricing import Rate
 from llmtap.spool.frame import frame
 from llmtap.spool.segment import Segment, adopted, scan
 from llmtap_launcher.store import writer as module
 from llmtap_launcher.store.database import StoreError, connect_ro
 from llmtap_launcher.store.options import Options, Retention
-from llmtap_launcher.store.pricing import Rate
 from llmtap_launcher.store.writer import Writer
 from support.records import START_US, begin, chat, end, sink
 
