@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from llmtap.core.config import Config
 from llmtap.core.errors import ApiError
 from llmtap.core.record import Begin, End
 from llmtap.exchange import Exchange
-from llmtap.spool.sink import SpoolSink
+from llmtap.policy.capturing import CaptureRules, Mode
+from llmtap.spool.sink import SpoolSink, without_bodies
 
 log = logging.getLogger("llmtap.capture")
 SYNC_S = 0.5
@@ -55,8 +57,10 @@ class Capture:
             str(ULID()),
             segment_bytes=int(config.capture.segment_mb * 1_000_000),
             max_spool_bytes=int(config.capture.max_spool_gb * 1_000_000_000) or None,
+            max_body_bytes=config.capture.max_body_kb * 1024 or None,
         )
-        self._begun: set[str] = set()
+        self._rules = CaptureRules(config.capture)
+        self._begun: dict[str, Mode] = {}
         self._task: asyncio.Task[None] | None = None
 
     # lifecycle
@@ -93,37 +97,45 @@ class Capture:
             raise CaptureUnavailable("captures cannot be written, and capture.required is set")
 
     def on_finish(self, flow: http.HTTPFlow, ex: Exchange) -> None:
-        if ex.uid not in self._begun:
+        mode = self._begun.pop(ex.uid, None)
+        if mode is None:
             self._begin(ex)
-        self._begun.discard(ex.uid)
+            mode = self._begun.pop(ex.uid)
+        if mode == "off":
+            return
         finished = ex.finished or ex.started
-        self.sink.write_end(
-            End(
-                uid=ex.uid,
-                at_us=ex.started_us + round((finished - ex.started) * 1e6),
-                outcome=ex.outcome,
-                status=ex.status,
-                error_type=ex.error_type or (ex.summary.error_type if ex.summary else None),
-                error_message=ex.error_message or (ex.summary.error_message if ex.summary else None),
-                backend=ex.backend,
-                attempts=ex.attempts,
-                cache=ex.cache,
-                content_type=ex.content_type or None,
-                summary=ex.summary,
-                body=ex.reply_body,
-                queue_ms=_ms(ex.queue_s),
-                ttft_ms=_ms(ex.ttft_s),
-                duration_ms=_ms(ex.duration_s),
-                overhead_ms=_ms(ex.overhead_s),
-                chunks=ex.chunks,
-                response_bytes=ex.reply_bytes,
-                **_beyond(ex),
-                deltas=ex.deltas if self._timings and ex.deltas else None,
-            )
+        end = End(
+            uid=ex.uid,
+            at_us=ex.started_us + round((finished - ex.started) * 1e6),
+            outcome=ex.outcome,
+            status=ex.status,
+            error_type=ex.error_type or (ex.summary.error_type if ex.summary else None),
+            error_message=ex.error_message or (ex.summary.error_message if ex.summary else None),
+            backend=ex.backend,
+            attempts=ex.attempts,
+            cache=ex.cache,
+            content_type=ex.content_type or None,
+            summary=ex.summary,
+            body=ex.reply_body,
+            queue_ms=_ms(ex.queue_s),
+            ttft_ms=_ms(ex.ttft_s),
+            duration_ms=_ms(ex.duration_s),
+            overhead_ms=_ms(ex.overhead_s),
+            chunks=ex.chunks,
+            response_bytes=ex.reply_bytes,
+            **_beyond(ex),
+            deltas=ex.deltas if self._timings and ex.deltas else None,
         )
+        self.sink.write_end(end if mode == "full" else _numbers(end))
 
     def _begin(self, ex: Exchange) -> None:
-        self._begun.add(ex.uid)
+        mode: Mode = "full"
+        if ex.capture_wish is not None or not self._rules.trivial:
+            mode = self._rules.mode(ex.capture_wish, ex.key_name, ex.model, ex.session_hint or ex.uid)
+        self._begun[ex.uid] = mode
+        if mode == "off":
+            return
+        dropped = None if ex.upload is None else "streamed"
         self.sink.write_begin(
             Begin(
                 uid=ex.uid,
@@ -142,9 +154,9 @@ class Capture:
                 model=ex.model,
                 stream=ex.stream,
                 request_bytes=len(ex.body or b""),
-                body=ex.body or None,
+                body=(ex.body or None) if mode == "full" else None,
                 body_is_json=bool(ex.parsed and ex.parsed.exact),
-                body_dropped=None if ex.upload is None else "streamed",
+                body_dropped=dropped if mode == "full" else "opted_out",
             )
         )
 
@@ -194,6 +206,16 @@ class WriterProcess:
             self._child.stdin = None
             # not waited for: the gateway must not hang on a slow disk; init takes care of it
             self._child = None
+
+
+def _numbers(end: End) -> End:
+    """The record without a word of the reply (an error's text may repeat some of the request)."""
+    bare = without_bodies(end, "opted_out")[0]
+    assert isinstance(bare, End)
+    bare.body_dropped, bare.error_message = "opted_out", None
+    if bare.summary is not None:
+        bare.summary = replace(bare.summary, error_message=None)
+    return bare
 
 
 def _beyond(ex: Exchange) -> dict[str, Any]:

@@ -69,6 +69,7 @@ class Exchange:
     session_hint: str | None = None
     tags: list[str] | None = None
     metadata: dict[str, Any] | None = None
+    capture_wish: Literal["full", "metadata", "off"] | None = None  # the client's own x-llmtap-capture
     direct: tuple[int, str] | None = None  # the port and path of /proxy/<port>/<path>
     client: Client | None = None  # whose key it bore; None: none was demanded
     counted = False  # among the requests in flight of its key

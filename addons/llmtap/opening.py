@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Literal
 
 from mitmproxy import http
 
@@ -10,6 +11,8 @@ from llmtap.core.endpoints import OTHER, direct, endpoint_of
 from llmtap.core.errors import BadRequest, dialect_of
 from llmtap.core.headers import text
 from llmtap.exchange import Exchange
+
+_CAPTURE: dict[bytes, Literal["full", "metadata", "off"]] = {b"off": "off", b"metadata": "metadata", b"full": "full"}
 
 
 def open_exchange(flow: http.HTTPFlow, path: str | None) -> Exchange:
@@ -32,7 +35,7 @@ def open_exchange(flow: http.HTTPFlow, path: str | None) -> Exchange:
 
 
 def read_own_headers(request: http.Request, ex: Exchange) -> None:
-    """`x-llmtap-tags`, `x-llmtap-metadata` and `x-llmtap-cache`. Raises BadRequest."""
+    """`x-llmtap-tags`, `x-llmtap-metadata`, `x-llmtap-cache` and `x-llmtap-capture`. Raises BadRequest."""
     headers = ex.headers(request)
     wish = headers.get(b"x-llmtap-cache")
     if wish:
@@ -49,3 +52,8 @@ def read_own_headers(request: http.Request, ex: Exchange) -> None:
         if not isinstance(parsed, dict):
             raise BadRequest("x-llmtap-metadata must be a JSON object", param="x-llmtap-metadata")
         ex.metadata = parsed
+    record = headers.get(b"x-llmtap-capture")
+    if record is not None:
+        ex.capture_wish = _CAPTURE.get(record.strip().lower())
+        if ex.capture_wish is None:
+            raise BadRequest("x-llmtap-capture must be off, metadata or full", param="x-llmtap-capture")

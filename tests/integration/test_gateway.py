@@ -82,6 +82,28 @@ def test_a_whole_reply(gateway: Gateway, client: openai.OpenAI) -> None:
     assert end["summary"]["usage"]["completion_tokens"] == reply.usage.completion_tokens
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_request_that_wants_to_be_recorded_less(gateway: Gateway, client: openai.OpenAI, stream: bool) -> None:
+    def ask(how: str, words: str) -> str:
+        raw = client.chat.completions.with_raw_response.create(
+            **chat(words, stream=stream, max_tokens=5), extra_headers={"x-llmtap-capture": how}
+        )
+        if stream:
+            assert [c for c in raw.parse()]
+        return raw.headers["x-request-id"]
+
+    hidden, private = ask("off", "wholly-unseen"), ask("metadata", "halfway-unseen")
+    begin, end = gateway.exchange(private)
+    assert begin["body_dropped"] == end["body_dropped"] == "opted_out" and "body" not in begin
+    assert end["outcome"] == "ok" and end["summary"]["usage"]["completion_tokens"] > 0
+    assert "content" not in end["summary"]["choices"][0] or end["summary"]["choices"][0]["content"] is None
+    assert not [r for r in gateway.records() if r.get("uid") == hidden]
+    for path in gateway.data.rglob("*"):
+        assert not path.is_file() or b"-unseen" not in path.read_bytes(), path
+    with pytest.raises(openai.BadRequestError, match="x-llmtap-capture"):
+        ask("nothing", "x")
+
+
 async def test_the_async_sdk(gateway: Gateway) -> None:
     async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="x", max_retries=0) as sdk:
         whole = await sdk.completions.create(model=MODEL, prompt="once upon a time", max_tokens=12)

@@ -47,7 +47,13 @@ def sim() -> Iterator[SimHandle]:
 def recorded_sim() -> Iterator[SimHandle]:
     """As the recorded server was started."""
     with running_sim(
-        model="tiny", ttft_ms=0, tokens_per_second=0, max_model_len=2048, reasoning=True, enable_request_id_headers=True
+        runner="generate",
+        model="tiny",
+        ttft_ms=0,
+        tokens_per_second=0,
+        max_model_len=2048,
+        reasoning=True,
+        enable_request_id_headers=True,
     ) as handle:
         yield handle
 

@@ -13,6 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from llmtap.core.config import Config
+from llmtap.policy.capturing import CaptureRules
 from llmtap_launcher.store.options import Options
 from support.captures import Captures, weather
 
@@ -45,7 +46,12 @@ def test_the_commands_work_in_their_order(tmp_path: Path) -> None:
     assert ran >= 4
 
 
-def test_the_example_is_a_configuration() -> None:
-    (block,) = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-    config = Config.model_validate(YAML(typ="safe").load(block))
-    assert [price.model for price in config.prices] == ["Qwen/*", "llama-*"]
+def test_the_examples_are_configurations() -> None:
+    recorded, priced = (
+        Config.model_validate(YAML(typ="safe").load(block))
+        for block in re.findall(r"^```yaml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    )
+    assert [price.model for price in priced.prices] == ["Qwen/*", "llama-*"]
+    rules = CaptureRules(recorded.capture)
+    assert rules.mode(None, "legal-eu", "m", "x") == "off"
+    assert rules.mode(None, "a", "llama-medical", "x") == "metadata"

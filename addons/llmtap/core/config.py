@@ -323,6 +323,17 @@ class Batching(t.Section):
     )
 
 
+class CaptureRule(t.Section):
+    """How much is recorded for some keys or models. The first rule that fits counts."""
+
+    key: t.Text = Field(default="*", description="Name of the key, * and ? as wildcards.")
+    model: t.Text = Field(default="*", description="Model the client names, * and ? as wildcards.")
+    capture: Literal["full", "metadata", "off"] = Field(
+        default="full", description="full; metadata: numbers, no text; off: nothing at all."
+    )
+    sample: t.Share | None = Field(default=None, description="Share of them recorded in full; null: capture.sample.")
+
+
 class Capture(t.Section):
     """The log of all exchanges (spool), from which the database is filled."""
 
@@ -340,6 +351,14 @@ class Capture(t.Section):
     max_spool_gb: t.SizeOrNone = Field(
         default=10, description="Spool size at which bodies are dropped, in GB (1,000,000,000 bytes). 0: no limit."
     )
+    sample: t.Share = Field(
+        default=1, description="Share of requests recorded in full, 0 to 1; of the others the numbers, no text."
+    )
+    max_body_kb: t.Count = Field(
+        default=0, description="Bodies larger than this (KiB) are left out, the numbers stay. 0: no limit."
+    )
+    opt_out: bool = Field(default=True, description="Let a request ask to be recorded less: x-llmtap-capture: off, or metadata.")
+    rules: tuple[CaptureRule, ...] = Field(default=(), description="How much is recorded by key and model.")
 
 
 class Store(t.Section):

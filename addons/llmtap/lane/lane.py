@@ -76,6 +76,7 @@ class Lane:
         self.draining = False  # no more listeners, no more connections
         self._tasks: set[asyncio.Future[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._alone: set[object] = set()  # exchanges without a client
         self._moved: asyncio.Future[None] | None = None
 
     # ---- settings
@@ -166,6 +167,18 @@ class Lane:
         proxyserver = self._master.addons.get("proxyserver")
         if proxyserver is not None:
             mitm.forget_connection(proxyserver, client.conn.id)
+        self._tell()
+
+    def goes_on(self, exchange: object, running: bool) -> None:
+        """An exchange runs although its client has left, and may end; or it has ended."""
+        if running:
+            self._alone.add(exchange)
+        else:
+            self._alone.discard(exchange)
+            self._tell()
+
+    def _tell(self) -> None:
+        """Tell whoever waits in `_until`."""
         if self._moved is not None and not self._moved.done():
             self._moved.set_result(None)
 
@@ -223,7 +236,7 @@ class Lane:
         """Until `done`, looked at whenever a client or an exchange has gone, or the clock of the loop shows `at`."""
         while not done() and (left := at - self.loop.time()) > 0:
             self._moved = self.loop.create_future()
-            await asyncio.wait({self._moved, *self._tasks}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([self._moved], timeout=left)
         self._moved = None
 
     async def drain(self, seconds: float | None = None) -> None:
@@ -235,8 +248,7 @@ class Lane:
         for client in list(self._clients):
             client.close_when_idle()
         patience = self.limits.drain_s if seconds is None else seconds
-        # exchanges whose client has left, but which may end all the same, are running too
-        await self._until(lambda: not self._clients and not self._tasks, self.loop.time() + patience)
+        await self._until(lambda: not self._clients and not self._alone, self.loop.time() + patience)
         self.cutting = True
         sockets = [client for client in list(self._clients) if client.stop()]
         await self._until(lambda: self._clients.isdisjoint(sockets), self.loop.time() + self.limits.linger_s)

@@ -93,6 +93,8 @@ class Relay:
                 self._out.keep = not self._gone and await self._arrival.swallow()
         finally:
             flow.live = False
+            if self._gone:
+                self._lane.goes_on(self, False)
             self._pieces = None  # it knows this object: a cycle would leave every stream to the garbage collector
             if self._attempts is not None:
                 self._attempts.close()
@@ -422,6 +424,8 @@ class Relay:
             self._upload.fail(ClientGone())
         if self._attempts is not None:
             self._attempts.abandon()
+            if self._attempts.drains:
+                self._lane.goes_on(self, True)
         if self._cancellable is not None:
             self._cancellable.cancel()
         else:

@@ -181,15 +181,22 @@ def _reduced(record: Begin | End, level: Level, why: str) -> tuple[Begin | End, 
     if level >= Level.NO_TIMINGS and isinstance(record, End) and record.deltas is not None:
         record, timings = replace(record, deltas=None), True
     if level >= Level.NO_BODIES:
-        if isinstance(record, End) and record.summary is not None and record.summary.choices:
-            bare = [Choice(c.index, c.role, finish_reason=c.finish_reason) for c in record.summary.choices]
-            record, body = replace(record, summary=replace(record.summary, choices=bare), body_dropped=why), True
-        if isinstance(record, End) and record.messages is not None:
-            count = len(record.messages) + (record.messages_dropped or 0)
-            record, body = replace(record, messages=None, messages_dropped=count, body_dropped=why), True
-        if record.body is not None:
-            record, body = replace(record, body=None, body_dropped=why), True
+        record, body = without_bodies(record, why)
     return record, timings, body
+
+
+def without_bodies(record: Begin | End, why: str) -> tuple[Begin | End, bool]:
+    """The record without texts (`body_dropped` says `why`), a copy where it had any; and whether it had."""
+    body = False
+    if isinstance(record, End) and record.summary is not None and record.summary.choices:
+        bare = [Choice(c.index, c.role, finish_reason=c.finish_reason) for c in record.summary.choices]
+        record, body = replace(record, summary=replace(record.summary, choices=bare), body_dropped=why), True
+    if isinstance(record, End) and record.messages is not None:
+        count = len(record.messages) + (record.messages_dropped or 0)
+        record, body = replace(record, messages=None, messages_dropped=count, body_dropped=why), True
+    if record.body is not None:
+        record, body = replace(record, body=None, body_dropped=why), True
+    return record, body
 
 
 def _encoded(record: Begin | End) -> bytes:

@@ -25,6 +25,7 @@ _RULES: dict[str, tuple[set[str], tuple[str, ...]]] = {
     "body_attachments": ({"body_id"}, (_BODY,)),
     "conversations": ({"id"}, ()),
     "exchanges": ({"id", "conversation_id", "price_id"}, (_PLACE, _PRICE)),
+    "feedback_waiting": (set(), ()),
     "latency_hist": (set(), ()),
     "messages": (
         {"id", "parent_id", "body_id"},

@@ -20,6 +20,7 @@ from llmtap.spool.segment import Segment
 from llmtap_launcher.store.canonical import Body, asked_words, loose
 from llmtap_launcher.store.chains import Chains
 from llmtap_launcher.store.conversations import Conversations
+from llmtap_launcher.store.feedback import KINDS, Feedback
 from llmtap_launcher.store.pricing import Prices
 from llmtap_launcher.store.rollups import COLUMNS, Rollups
 from llmtap_launcher.store.rows import BEGIN_COLUMNS, END_COLUMNS, Replied, asked, iso, replied
@@ -43,7 +44,8 @@ _OLD = tuple(
     dict.fromkeys(
         [
             *COLUMNS,
-            *"id endpoint cache started_us input_tip output_tip conversation_id loose_input loose_tip request_bytes".split(),
+            *"id endpoint method cache started_us request_bytes tags metadata_json".split(),
+            *"input_tip output_tip conversation_id loose_input loose_tip".split(),
         ]
     )
 )
@@ -105,17 +107,20 @@ class Ingester:
         self._conversations = Conversations(conn)
         self._prices = Prices(conn, rates, urls)
         self._rollups = Rollups()
+        self._feedback = Feedback(conn, self._chains)
 
     def forget(self) -> None:
         """Call it after a rollback."""
         self._chains.forget()
         self._prices.forget()
+        self._feedback.forget()
 
     def apply(self, items: Iterable[Item]) -> Applied:
         """Stores a batch. Raises sqlite3.Error only for trouble with the database itself."""
         out = Applied()
         self._rollups.clear()
         pairs: dict[str, _Pair] = {}
+        feedback: list[tuple[Item, dict[str, Any]]] = []
         for item in items:
             out.records += 1
             try:
@@ -132,8 +137,13 @@ class Ingester:
                     pairs.setdefault(record["uid"], _Pair()).end = (item, record)
                 case "gap":
                     out.gaps.append(record)
+                case _:
+                    feedback.append((item, record))
         for uid, pair in pairs.items():
             self._apply_pair(uid, pair, out)
+        self._feedback.settle(pairs)
+        for item, record in feedback:
+            self._apply_feedback(item, record, out)
         self._rollups.flush(self._conn)
         return out
 
@@ -148,6 +158,16 @@ class Ingester:
                 return
             self._apply_pair(uid, _Pair(begin=pair.begin), out)  # one of the two may be sound
             self._apply_pair(uid, _Pair(end=pair.end), out)
+
+    def _apply_feedback(self, item: Item, record: dict[str, Any], out: Applied) -> None:
+        def store() -> list[Share]:
+            self._feedback.apply(record)
+            return []
+
+        try:
+            self._guarded(store)
+        except _Unfit as unfit:
+            out.poison.append(Poison(item, str(unfit)))
 
     def _guarded(self, store: Callable[[], list[Share]]) -> list[Share]:
         self._conn.execute("SAVEPOINT exchange")
@@ -225,7 +245,11 @@ class Ingester:
         """The messages of the request; returns what tells its conversation."""
         item, record = begin
         question = asked(record, f"{item.segment.worker}-{item.segment.boot}")
+        begun = columns["method"] is not None
+        kept = {name: columns[name] for name in ("tags", "metadata_json")}
         columns.update(question.columns, request_bytes=_larger(columns["request_bytes"], question.columns["request_bytes"]))
+        if begun:  # the tags may have been changed since
+            columns.update(kept)
         if question.tools is not None:
             self._chains.put(question.tools)
             columns["tools_hash"] = question.tools.hash
@@ -325,7 +349,7 @@ def _record(json: bytes) -> dict[str, Any]:
         raise ValueError(f"version {version if type(version) is int else None}")
     if kind == "gap":
         return record
-    if kind not in ("begin", "end"):
+    if kind not in ("begin", "end", *KINDS):
         raise ValueError("unknown record type")
     uid = record.get("uid")
     if type(uid) is not str or not uid:

@@ -138,8 +138,8 @@ CREATE TABLE body_attachments (
 ) WITHOUT ROWID;
 CREATE INDEX body_attachments_hash ON body_attachments(hash);
 CREATE TABLE latency_hist (
-  hour TEXT NOT NULL, model TEXT NOT NULL, key_name TEXT NOT NULL, metric TEXT NOT NULL, bucket INTEGER NOT NULL, n INTEGER NOT
-  NULL, PRIMARY KEY (hour, model, key_name, metric, bucket)
+  hour TEXT NOT NULL, model TEXT NOT NULL, key_name TEXT NOT NULL, metric TEXT NOT NULL, bucket INTEGER NOT NULL,
+  n INTEGER NOT NULL, PRIMARY KEY (hour, model, key_name, metric, bucket)
 ) WITHOUT ROWID;
 CREATE TABLE usage_hourly (
   hour TEXT NOT NULL, key_name TEXT NOT NULL, model TEXT NOT NULL, backend TEXT NOT NULL,
@@ -164,6 +164,7 @@ CREATE TABLE ratings (
 );
 CREATE INDEX ratings_exchange ON ratings(exchange_id);
 CREATE INDEX ratings_correction ON ratings(correction) WHERE correction IS NOT NULL;
+CREATE TABLE feedback_waiting (uid TEXT NOT NULL, at TEXT NOT NULL, json TEXT NOT NULL, UNIQUE (uid, at, json));
 CREATE TABLE prices (
   id INTEGER PRIMARY KEY, provider TEXT NOT NULL, model_glob TEXT NOT NULL, valid_from TEXT, in_nano INTEGER, out_nano INTEGER,
   cached_nano INTEGER, gpu_hour_nano INTEGER
@@ -196,8 +197,8 @@ SELECT
   'CLIENT' AS kind,
   e.started_us * 1000 AS start_time_unix_nano,
   e.started_us * 1000 + cast(coalesce(e.duration_ms, 0) * 1000000 AS INTEGER) AS end_time_unix_nano,
-  CASE WHEN e.outcome = 'open' THEN 'UNSET' WHEN e.status >= 400 OR e.outcome NOT IN ('ok', 'cached') THEN 'ERROR' ELSE 'UNSET'
-  END   AS status_code,
+  CASE WHEN e.outcome <> 'open' AND (e.status >= 400 OR e.outcome NOT IN ('ok', 'cached')) THEN 'ERROR' ELSE 'UNSET' END
+    AS status_code,
   CASE e.endpoint WHEN 'completions' THEN 'text_completion' WHEN 'embeddings' THEN 'embeddings' ELSE 'chat' END
     AS "gen_ai.operation.name",
   e.backend AS "gen_ai.provider.name",

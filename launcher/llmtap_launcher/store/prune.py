@@ -274,6 +274,7 @@ class Pruner:
         )
         self._conn.execute("DELETE FROM latency_hist WHERE hour < ? AND length(hour) > 10", (day,))
         self._conn.execute("DELETE FROM usage_hourly WHERE hour < ?", (day,))
+        self._conn.execute("DELETE FROM feedback_waiting WHERE at < ?", (day,))  # their exchange will not come any more
         self._conn.execute("COMMIT")
         self._folded = day
         yield

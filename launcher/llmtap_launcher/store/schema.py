@@ -24,6 +24,7 @@ TABLES: dict[str, str] = {
     "usage_hourly": "The same as `usage_daily` by the hour, as long as exchanges are kept (`store.retain_days`).",
     "usage_daily": "Requests, tokens and cost by day, key, model and backend. It stays when exchanges go.",
     "ratings": "What people and judges say of a reply.",
+    "feedback_waiting": "Ratings and changes of exchanges that are not stored yet (workers' files come in any order).",
     "prices": "The rates that costs were computed with.",
     "exports": "What was exported, when.",
     "otel_spans": "Exchanges under the names of OpenTelemetry's conventions for generative AI.",
@@ -176,7 +177,7 @@ COLUMNS: dict[str, dict[str, str]] = {
     "usage_hourly": {**_USAGE, "hour": "Hour (UTC) the requests came, `2026-11-21T09`."},
     "usage_daily": {**_USAGE, "day": "Day (UTC) the requests came."},
     "ratings": {
-        "exchange_id": "The exchange; NULL while it is not stored.",
+        "exchange_id": "The exchange.",
         "name": "What is rated: `thumb`, `helpfulness` …",
         "value": "A number: 1 and -1 for thumbs up and down, any score otherwise.",
         "string_value": "A word instead of a number.",
@@ -186,6 +187,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "uid": "The exchange's `uid`.",
         "correction": "Hash of the reply that would have been right (`messages.hash`, a sibling of `output_tip`).",
     },
+    "feedback_waiting": {"uid": "The exchange.", "at": "When.", "json": "The record."},
     "prices": {
         "id": "Number: `exchanges.price_id`.",
         "provider": "Who charges it; `own`: the configuration without a provider.",

@@ -15,6 +15,7 @@ from llmtap import capture as capture_module
 from llmtap.capture import Capture, CaptureUnavailable, WriterProcess
 from llmtap.core.config import Config
 from llmtap.core.endpoints import ENDPOINTS
+from llmtap.core.record import Choice, Summary, Usage
 from llmtap.exchange import Exchange
 from llmtap.spool.reader import read
 from llmtap.wire.request import parse
@@ -155,4 +156,53 @@ def test_a_body_that_is_sent_on_as_it_comes_has_its_size_at_the_end(tmp_path: Pa
     begin, end = records(tmp_path)
     assert begin["body_dropped"] == "streamed" and begin["request_bytes"] == 0 and "body" not in begin
     assert end["request_bytes"] == 12_345
+    capture.stop()
+
+
+def answered(ex: Exchange) -> None:
+    ex.summary = Summary("r1", "m", [Choice(0, content="the answer", finish_reason="stop")], Usage(3, 4, source="upstream"))
+    ex.summary.error_message = "your prompt was: hello"
+    ex.deltas = [5, 6]
+    ex.finalise("ok", ex.started + 1)
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_metadata_only(tmp_path: Path, early: bool) -> None:
+    capture = Capture(config(tmp_path), lambda reason, n: None)
+    ex = exchange()
+    ex.capture_wish = "metadata"
+    if early:
+        capture.on_request(tflow.tflow(), ex)
+    answered(ex)
+    capture.on_finish(tflow.tflow(), ex)
+    begin, end = records(tmp_path)
+    assert "body" not in begin and begin["body_dropped"] == "opted_out" and begin["request_bytes"] == len(ex.body or b"")
+    assert end["body_dropped"] == "opted_out" and end["deltas"] == [5, 6]
+    assert end["summary"]["choices"][0]["finish_reason"] == "stop" and end["summary"]["usage"]["completion_tokens"] == 4
+    text = b"".join(path.read_bytes() for path in tmp_path.glob("spool/*"))
+    assert b"answer" not in text and b"prompt was" not in text and b"messages" not in text
+    assert ex.summary is not None and ex.summary.choices[0].content == "the answer", "others still see it"
+    capture.stop()
+
+
+def test_opted_out_leaves_no_trace(tmp_path: Path) -> None:
+    capture = Capture(config(tmp_path, rules=[{"model": "m", "capture": "off"}]), lambda reason, n: None)
+    for early in (True, False):
+        ex = exchange()
+        if early:
+            capture.on_request(tflow.tflow(), ex)
+        answered(ex)
+        capture.on_finish(tflow.tflow(), ex)
+    assert records(tmp_path) == [] and capture._begun == {}
+    capture.stop()
+
+
+def test_large_bodies_can_be_left_out(tmp_path: Path) -> None:
+    capture = Capture(config(tmp_path, max_body_kb=1), lambda reason, n: None)
+    ex = exchange()
+    ex.body = b'{"model":"m","messages":[{"role":"user","content":"%s"}]}' % (b"x" * 2000)
+    ex.parsed = parse("chat", ex.body)
+    capture.on_request(tflow.tflow(), ex)
+    begin = records(tmp_path)[0]
+    assert begin["body_dropped"] == "too_large" and begin["request_bytes"] == len(ex.body)
     capture.stop()

@@ -51,3 +51,14 @@ def test_metadata_must_be_an_object(bad: str) -> None:
     with pytest.raises(BadRequest) as caught:
         read_own_headers(flow.request, ex)
     assert caught.value.param == "x-llmtap-metadata" and bad not in caught.value.message
+
+
+def test_how_much_is_to_be_recorded() -> None:
+    for given, wish in (("off", "off"), (" Metadata ", "metadata"), ("full", "full")):
+        flow, ex = arriving(x_llmtap_capture=given)
+        read_own_headers(flow.request, ex)
+        assert ex.capture_wish == wish
+    flow, ex = arriving(x_llmtap_capture="none")
+    with pytest.raises(BadRequest) as caught:
+        read_own_headers(flow.request, ex)
+    assert caught.value.param == "x-llmtap-capture"

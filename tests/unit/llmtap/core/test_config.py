@@ -70,6 +70,10 @@ PROMISED: dict[str, Any] = {
         "timings": True,
         "required": False,
         "max_spool_gb": 10,
+        "sample": 1,
+        "max_body_kb": 0,
+        "opt_out": True,
+        "rules": (),
     },
     "store": {
         "path": None,

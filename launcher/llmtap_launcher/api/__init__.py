@@ -1,0 +1,1 @@
+"""HTTP for managing and rating: applications without a process of their own, to be mounted where they are served."""
