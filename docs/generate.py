@@ -43,6 +43,7 @@ EXAMPLES: dict[str, Any] = {
     "auth.keys.*.key_sha256": "0" * 64,
     "rate_limit.models.*.model": "Qwen/Qwen2.5-72B-Instruct",
     "rate_limit.models.*.rate_limit": 10,
+    "filters.*.max_tokens": 2048,
     "prices.*.model": "Qwen/*",
     "prices.*.input_usd_per_million": 0.1,
     "prices.*.output_usd_per_million": 0.4,

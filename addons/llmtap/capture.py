@@ -23,7 +23,7 @@ from ulid import ULID
 
 from llmtap.core.config import Config
 from llmtap.core.errors import ApiError
-from llmtap.core.record import Begin, End
+from llmtap.core.record import Begin, End, json_body
 from llmtap.exchange import Exchange
 from llmtap.policy.capturing import CaptureRules, Mode
 from llmtap.spool.sink import SpoolSink, without_bodies
@@ -155,7 +155,8 @@ class Capture:
                 stream=ex.stream,
                 request_bytes=len(ex.body or b""),
                 body=(ex.body or None) if mode == "full" else None,
-                body_is_json=bool(ex.parsed and ex.parsed.exact),
+                body_is_json=ex.received_exact if ex.filtered is not None else bool(ex.parsed and ex.parsed.exact),
+                forwarded=json_body(ex.filtered) if ex.filtered is not None and mode == "full" else None,
                 body_dropped=dropped if mode == "full" else "opted_out",
             )
         )

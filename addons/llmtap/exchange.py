@@ -94,6 +94,8 @@ class Exchange:
     received: float | None = None  # the whole request had arrived, or what of it is waited for
     parsed: ParsedRequest | None = None
     usage_injected = False
+    filtered: bytes | None = None  # what filters have made of the body, where they have
+    received_exact = False  # then: whether what was received is strict JSON
     # routing
     route: Route | None = None
     slot: Backend | None = None  # whose load counts this request

@@ -17,6 +17,7 @@ from llmtap.core import config as c
 from llmtap.core.redis import SharedRedis
 from llmtap.cors import Cors
 from llmtap.errands import Errands
+from llmtap.filters import Filters
 from llmtap.lane import Lane
 from llmtap.limits import Limits
 from llmtap.metrics import GatewayMetrics
@@ -42,6 +43,7 @@ class Policies:
         self.auth: Auth | None = None
         if config.auth.enabled:
             self.auth = before.auth if before is not None and before.auth is not None else Auth(config.auth)
+        self.filters = Filters(config.filters) if config.filters else None
         self.budgets: Budgets | None = None
         if config.auth.enabled and any(key.budget_usd is not None for key in config.auth.keys):
             self.budgets = before.budgets if before is not None and before.budgets is not None else Budgets(config)
@@ -83,7 +85,7 @@ class Policies:
     @property
     def before_routing(self) -> list[Any]:
         """Steps between the parsing of a body and the choice of a backend."""
-        return [addon for addon in (self.auth,) if addon is not None]
+        return [addon for addon in (self.auth, self.filters) if addon is not None]
 
     @property
     def after_routing(self) -> list[Any]:

@@ -5,6 +5,7 @@ Each source is optional. A gateway that was started without the launcher (`mitmd
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -140,10 +141,11 @@ async def fetch(url: str) -> dict[str, Any] | None:
     """A JSON object by GET; None when there is none to be had."""
     import httpx
 
+    key = os.environ.get("LLMTAP_KEY")  # where the gateway demands one, as `llmtap metrics` and `top` take it
     try:
         # our own gateway on this machine: its certificate is for the name that clients know it by
         async with httpx.AsyncClient(timeout=3, trust_env=False, verify=False) as client:
-            answer = await client.get(url)
+            answer = await client.get(url, headers={"authorization": f"Bearer {key}"} if key else {})
             found = answer.json() if answer.status_code == 200 else None
     except (httpx.HTTPError, ValueError):
         return None

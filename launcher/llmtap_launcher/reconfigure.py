@@ -17,7 +17,7 @@ from .plan import write_effective
 from .process import Log
 
 #: sections that a running gateway takes over
-LIVE = ("auth", "rate_limit")
+LIVE = ("auth", "rate_limit", "filters")
 
 
 @dataclass(frozen=True, slots=True)

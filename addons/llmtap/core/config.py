@@ -334,6 +334,32 @@ class CaptureRule(t.Section):
     sample: t.Share | None = Field(default=None, description="Share of them recorded in full; null: capture.sample.")
 
 
+class Filter(t.Section):
+    """A change made to requests before they go anywhere."""
+
+    models: tuple[t.Text, ...] | None = Field(default=None, description="Only requests for these models, * and ? as wildcards.")
+    keys: tuple[t.Name, ...] | None = Field(default=None, description="Only requests of these keys.")
+    endpoints: tuple[t.Name, ...] | None = Field(
+        default=None, description="Only requests to these endpoints, as metrics name them: chat, completions, embeddings ..."
+    )
+    strip: tuple[t.Text, ...] = Field(default=(), description="Parameters taken out.")
+    set: dict[t.Text, t.FlagValue] = Field(default={}, description="Parameters set, whatever the client says.")
+    max_tokens: t.Positive | None = Field(default=None, description="Most tokens a reply may have; larger wishes are cut.")
+    system_prompt: t.Text | None = Field(default=None, description="Words put before the client's own system prompt.")
+    redact: dict[t.Pattern, str] = Field(
+        default={}, description="{regular expression: replacement}, in everything people have written."
+    )
+    python: t.Rule | None = Field(default=None, description="An own rule: module:function, or path/to/file.py:function.")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        for name in ("stream", "stream_options"):
+            for member, names in (("set", self.set), ("strip", self.strip)):
+                if name in names:
+                    raise _wrong(f"must not change {name}: the client would not understand the reply", member)
+        return self
+
+
 class Capture(t.Section):
     """The log of all exchanges (spool), from which the database is filled."""
 
@@ -451,6 +477,7 @@ class Config(t.Section):
     cache: Cache = Field(default=Cache(), description="Reuse of answers.")
     single_flight: SingleFlight = Field(default=SingleFlight(), description="One answer for identical requests at the same time.")
     batching: Batching = Field(default=Batching(), description="Gathering of small requests.")
+    filters: tuple[Filter, ...] = Field(default=(), description="Changes made to requests, one after the other.")
     capture: Capture = Field(default=Capture(), description="The log of all exchanges.")
     store: Store = Field(default=Store(), description="The capture database.")
     datasette: Datasette = Field(default=Datasette(), description="The web page over the database.")

@@ -178,6 +178,21 @@ def _origin(value: str) -> str:
     return value.lower()
 
 
+def _pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"is not a regular expression: {error}") from None
+    return value
+
+
+def _rule(value: str) -> str:
+    module, _, function = value.rpartition(":")
+    if not function.isidentifier() or not (module.endswith(".py") or re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", module)):
+        raise ValueError("must be module:function or path/to/file.py:function")
+    return value
+
+
 def _command(value: str) -> str:
     _not_empty(value)
     try:
@@ -255,6 +270,8 @@ StorageUrl = Annotated[str, AfterValidator(_storage), Field(json_schema_extra={"
 FilePath = Annotated[Path, BeforeValidator(_path), AfterValidator(_expand)]
 Route = Annotated[str, AfterValidator(_route), Field(json_schema_extra={"pattern": "^/"})]
 WebOrigin = Annotated[str, AfterValidator(_origin), Field(json_schema_extra={"pattern": "^(https?://|[*]$)"})]
+Pattern = Annotated[str, AfterValidator(_pattern)]
+Rule = Annotated[str, AfterValidator(_rule)]
 Command = Annotated[str, AfterValidator(_command)]
 Flag = Annotated[str, AfterValidator(_flag)]
 FlagValue = Annotated[

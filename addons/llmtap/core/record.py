@@ -92,6 +92,7 @@ class Begin:
     request_bytes: int = 0
     body: bytes | None = None
     body_is_json: bool = False  # the caller has parsed it: safe to splice
+    forwarded: dict[str, Any] | None = None  # the request as filters have made it, where that differs from `body`; as bodies are
     body_dropped: str | None = None  # disk_full | too_large | opted_out | streamed (sent on as it came; its size is in `End`)
 
 
@@ -133,6 +134,11 @@ def _body(data: bytes, is_json: bool) -> Any:
         return {"text": data.decode("utf-8")}
     except UnicodeDecodeError:
         return {"base64": base64.b64encode(data).decode("ascii")}
+
+
+def json_body(data: bytes) -> dict[str, Any]:
+    """How JSON of our own is put into a record."""
+    return {"json": orjson.Fragment(data)}
 
 
 def body_bytes(stored: dict[str, Any] | None) -> bytes | None:

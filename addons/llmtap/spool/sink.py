@@ -167,12 +167,18 @@ class SpoolSink:
         if cap is None or record.body is None or len(record.body) <= cap:
             return record
         self._ladder.drop("bodies", "too_large")
-        return replace(record, body=None, body_dropped="too_large")
+        return _without_body(record, "too_large")
 
 
 def _why(error: SpoolError) -> Why:
     cause = error.__cause__
     return "disk_full" if isinstance(cause, OSError) and cause.errno in _FULL else "io_error"
+
+
+def _without_body(record: Begin | End, why: str) -> Begin | End:
+    if isinstance(record, Begin) and record.forwarded is not None:
+        record = replace(record, forwarded=None)
+    return replace(record, body=None, body_dropped=why)
 
 
 def _reduced(record: Begin | End, level: Level, why: str) -> tuple[Begin | End, bool, bool]:
@@ -195,7 +201,7 @@ def without_bodies(record: Begin | End, why: str) -> tuple[Begin | End, bool]:
         count = len(record.messages) + (record.messages_dropped or 0)
         record, body = replace(record, messages=None, messages_dropped=count, body_dropped=why), True
     if record.body is not None:
-        record, body = replace(record, body=None, body_dropped=why), True
+        record, body = _without_body(record, why), True
     return record, body
 
 

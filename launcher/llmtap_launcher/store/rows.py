@@ -111,6 +111,8 @@ def asked(record: Record, boot: str) -> Asked:
                 out.previous = _text(params.get("previous_response_id"))
         if prompt.tools:
             out.tools = tools_body(prompt.tools)
+    if forwarded := record.get("forwarded"):
+        params["forwarded"] = _raw(forwarded)
     columns["params_json"] = _json(params)
     return out
 

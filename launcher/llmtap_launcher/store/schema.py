@@ -87,7 +87,8 @@ _EXCHANGE = {
     "input_tip": "Hash of the last message asked (`messages.hash`). NULL: no messages, or they were dropped.",
     "output_tip": "Hash of the reply (first choice), a child of `input_tip`.",
     "tools_hash": "Hash of the tool definitions (`bodies.hash`).",
-    "params_json": "The request without its messages and tools. Requests without a known shape: `body`, up to 64 KiB.",
+    "params_json": "The request without its messages and tools. Requests without a known shape: `body`, up to 64 KiB. "
+    "Requests changed by filters: `forwarded`, what was sent on.",
     "response_meta_json": "Extras of the reply: `output_tips` (all choices, when several), `reasoning` (when the stored message "
     "shows another), `body` (unknown endpoints and unreadable errors, up to 64 KiB), `body_dropped`, `messages_dropped` (of a "
     "websocket, beyond those that are kept), and what the backend adds (timings, fingerprint).",

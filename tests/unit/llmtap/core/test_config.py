@@ -63,6 +63,7 @@ PROMISED: dict[str, Any] = {
     },
     "single_flight": {"enabled": False, "scope": "key", "only_deterministic": False},
     "batching": {"enabled": False, "max_batch_size": 8, "max_wait_ms": 50, "chat": False},
+    "filters": (),
     "capture": {
         "enabled": True,
         "dir": Path("llmtap-data"),
