@@ -79,12 +79,13 @@ class Gateway:
         silent: bool = False,
         shared_metrics: Path | None = None,
         before: Gateway | None = None,
+        file: Path | None = None,
     ) -> None:
         """`view`: mitmproxy's list of flows, where there is one (mitmweb, the console), and how many finished ones it keeps.
         `silent`: the console has the terminal, nothing may be written to it. `shared_metrics`: the folder in which the gateways
-        that share a port put their metrics together. `before`: whose place it takes (`start`); what the two configurations have
-        in common is shared: counters, what is known of backends, the capture log, the writer. Raises SpoolError,
-        ConfigError."""
+        that share a port put their metrics together. `file`: where the configuration came from, for the writer. `before`:
+        whose place it takes (`start`); what the two configurations have in common is shared: counters, what is known of
+        backends, the capture log, the writer. Raises SpoolError, ConfigError."""
         self.config = config
         self.health_changed: Callable[[], None] = lambda: None  # a backend came or went
         self.after: Gateway | None = None  # who has taken our place
@@ -126,7 +127,7 @@ class Gateway:
             if before is not None and before.writer is not None and _stored_alike(before.config, config):
                 self.writer = before.writer
             else:
-                self.writer = WriterProcess(config, silent) if own_writer else None
+                self.writer = WriterProcess(config, silent, file) if own_writer else None
         self.uploads = Uploads(config, self.backends)
         self.routing = Routing(config, self.backends, self.uploads.streams, before.routing if before is not None else None)
         self.queueing = Queueing(config, self.backends, self.backend_failed, self.backend_worked, self.metrics.enqueue)
@@ -257,7 +258,8 @@ def _told(value: float | None) -> list[tuple[tuple[str, ...], float]]:
 
 def _stored_alike(one: c.Config, other: c.Config) -> bool:
     """Whether the same writer process serves both."""
-    return one.capture.dir == other.capture.dir and one.store == other.store
+    kept = one.capture.dir == other.capture.dir and one.store == other.store
+    return kept and one.prices == other.prices and one.backends == other.backends
 
 
 def _backends(config: c.Config, before: Gateway | None) -> Iterator[Backend]:

@@ -165,10 +165,11 @@ class WriterProcess:
     """`llmtap ingest --follow` as a child of a gateway that runs without the launcher.
 
     It notices our end by its standard input and makes a last pass, so nothing captured waits for the next start.
-    `silent`: the terminal is somebody's screen.
+    `silent`: the terminal is somebody's screen. `file`: the configuration file, where it finds prices and how long things are
+    kept; without one nothing has a price and everything is kept.
     """
 
-    def __init__(self, config: Config, silent: bool = False) -> None:
+    def __init__(self, config: Config, silent: bool = False, file: Path | None = None) -> None:
         self._out = subprocess.DEVNULL if silent else None
         self._argv = [
             sys.executable,
@@ -180,6 +181,8 @@ class WriterProcess:
             "--dir",
             str(config.capture.dir),
         ]
+        if file is not None:
+            self._argv += ["--config", str(file)]
         if config.store.path is not None:
             self._argv += ["--db", str(config.store.path)]
         self._child: subprocess.Popen[bytes] | None = None

@@ -77,6 +77,8 @@ class Exchange:
     priority = 0  # higher goes first where requests wait
     limit_headers: Sequence[tuple[bytes, bytes]] = ()  # what the client is told of its limits
     reserved: Any = ()  # tokens taken of its limits, to be settled at the end
+    set_aside = 0  # of its key's budget while it runs, in billionths of a dollar
+    cost_nano = 0  # what it has cost, in billionths of a dollar
     cache: CacheResult = "bypass"
     cache_wish = b""  # the client's own x-llmtap-cache
     cache_key: bytes | None = None  # what its reply will be known by

@@ -78,7 +78,7 @@ class Lifecycle(Exchanges, ABC):
             view = ctx.master.addons.get("view")
             flows = ctx.options.llmtap_view_flows
             shared = Path(ctx.options.llmtap_shared_metrics) if ctx.options.llmtap_shared_metrics else None
-            self._gateway = Gateway(config, ctx.options.llmtap_writer, view, flows, stock.in_console(), shared)
+            self._gateway = Gateway(config, ctx.options.llmtap_writer, view, flows, stock.in_console(), shared, file=_file())
         except (ConfigError, SpoolError) as error:
             # no traceback for a user's mistake; an error logged while mitmproxy starts ends it with status 1
             for line in str(error).splitlines():
@@ -127,7 +127,7 @@ class Lifecycle(Exchanges, ABC):
         tls = read_tls(config.server, server_tls) if self._lane is not None else None
         try:
             view, flows = ctx.master.addons.get("view"), ctx.options.llmtap_view_flows
-            new = Gateway(config, ctx.options.llmtap_writer, view, flows, silent=stock.in_console(), before=old)
+            new = Gateway(config, ctx.options.llmtap_writer, view, flows, stock.in_console(), before=old, file=_file())
         except SpoolError as error:
             raise ConfigError(f"capture.dir: {error}") from None
         if self._lane is not None and (host_port := self._address(config)) != self._address(old.config):
@@ -204,7 +204,7 @@ class Lifecycle(Exchanges, ABC):
         self._running = True
         self._gateway.health_changed = self._follow_health
         self._gateway.start()
-        path = settings.config_path(ctx.options, settings.environment(), Path.cwd())
+        path = _file()
         if path is not None:
             self._watch = asyncio.create_task(watch(path, self._file_changed), name="llmtap configuration")
         if self._lane is None:
@@ -271,3 +271,8 @@ class Lifecycle(Exchanges, ABC):
             self._gateway.stop()
             self._gateway = None
         stock.uninstall()
+
+
+def _file() -> Path | None:
+    """The configuration file in force."""
+    return settings.config_path(ctx.options, settings.environment(), Path.cwd())

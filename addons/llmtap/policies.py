@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from llmtap.auth import Auth
 from llmtap.batching import Batching
+from llmtap.budgets import Budgets, Costs, book_of
 from llmtap.cache import Cache, CacheFill, Lookup
 from llmtap.core import config as c
 from llmtap.core.redis import SharedRedis
@@ -41,6 +42,10 @@ class Policies:
         self.auth: Auth | None = None
         if config.auth.enabled:
             self.auth = before.auth if before is not None and before.auth is not None else Auth(config.auth)
+        self.budgets: Budgets | None = None
+        if config.auth.enabled and any(key.budget_usd is not None for key in config.auth.keys):
+            self.budgets = before.budgets if before is not None and before.budgets is not None else Budgets(config)
+        self._dropped = before.budgets if before is not None and self.budgets is None else None
         self.limits: Limits | None = None
         limits = config.rate_limit
         if limits.enabled:
@@ -83,12 +88,16 @@ class Policies:
     @property
     def after_routing(self) -> list[Any]:
         """Steps between that choice and the way to the backend."""
-        return [addon for addon in (self.limits, self.cache, self.single_flight, self.batching) if addon is not None]
+        return [
+            addon for addon in (self.budgets, self.limits, self.cache, self.single_flight, self.batching) if addon is not None
+        ]
 
     @property
     def after_tee(self) -> list[Any]:
         """Observers that want to see a reply before anything is withheld of it."""
         found: list[Any] = []
+        if self.budgets is not None or self._config.metrics.enabled:
+            found.append(Costs(book_of(self._config), self.budgets))
         if self.cache is not None:
             found.append(CacheFill(self.cache, self._config.cache.replay == "original"))
         if self.single_flight is not None:
@@ -99,6 +108,12 @@ class Policies:
         """This configuration is in force now."""
         if self.auth is not None:
             self.auth.reload(self._config.auth)
+        if self._dropped is not None:
+            self._dropped.stop()
+            self._dropped = None
+        if self.budgets is not None:
+            self.budgets.reload(self._config)
+            self.budgets.start()
         if self.limits is not None:
             self.limits.reload(self._config.rate_limit)
         if self.cache is not None:
@@ -116,6 +131,8 @@ class Policies:
 
     def stop(self) -> None:
         """The end of the process."""
+        if self.budgets is not None:
+            self.budgets.stop()
         for redis in self._redis.values():
             redis.close()
 

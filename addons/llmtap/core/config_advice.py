@@ -72,6 +72,15 @@ def advice(config: Config) -> Iterator[Advice]:
             )
     if config.auth.keys and not config.auth.enabled:
         yield Advice("auth.keys", "have no effect while auth.enabled is false: no key is demanded")
+    for index, client in enumerate(config.auth.keys):
+        if client.budget_usd is not None and config.auth.enabled:
+            if not config.capture.enabled:
+                yield Advice(f"auth.keys[{index}].budget_usd", "is forgotten at every restart while capture.enabled is false")
+            if not config.prices:
+                yield Advice(
+                    f"auth.keys[{index}].budget_usd",
+                    "counts only models with a public price while there are no `prices`: what you serve yourself costs nothing",
+                )
     if not config.rate_limit.enabled:
         for index, client in enumerate(config.auth.keys):
             if client.rate_limit is not None or client.tokens_per_minute is not None:

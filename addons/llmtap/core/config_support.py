@@ -30,10 +30,7 @@ Works = tuple[object, ...] | Except
 ONLY_THE_DEFAULT: Works = ()
 
 #: dotted key (or whole section; `*` is any item of a list) -> what of it already works
-NOT_YET: dict[str, Works] = {
-    "auth.keys.*.budget_usd": ONLY_THE_DEFAULT,
-    "auth.keys.*.budget_period": ONLY_THE_DEFAULT,
-}
+NOT_YET: dict[str, Works] = {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,6 +124,8 @@ class GatewayMetrics(Measures):
             cell.generation_size.observe(generated)
         if usage.cached_tokens:
             cell.cached.value += usage.cached_tokens
+        if ex.cost_nano:
+            cell.cost.value += ex.cost_nano / 1e9
         if ex.first_content is not None and ex.stream and _began_well(ex):
             self._stream(cell, ex, ex.first_content)
         if self.vllm is not None:

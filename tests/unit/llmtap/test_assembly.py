@@ -69,6 +69,7 @@ def test_what_is_off_is_not_there(tmp_path: Path) -> None:
         "queueing",
         "sockets",
         "tee",
+        "costs",
         "metrics",
     }
 

@@ -136,6 +136,12 @@ def test_a_writer_that_cannot_start_is_logged(
     assert "captures stay in the spool" in caplog.text
 
 
+def test_the_writer_is_told_where_prices_stand(tmp_path: Path) -> None:
+    assert "--config" not in WriterProcess(config(tmp_path))._argv
+    told = WriterProcess(config(tmp_path), file=tmp_path / "llmtap.yaml")._argv
+    assert told[told.index("--config") + 1] == str(tmp_path / "llmtap.yaml")
+
+
 def test_a_body_that_is_sent_on_as_it_comes_has_its_size_at_the_end(tmp_path: Path) -> None:
     class Upload:
         received = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +29,9 @@ def policies(metrics: GatewayMetrics, before: Policies | None = None, **config: 
 def test_all_is_off_by_default(metrics: GatewayMetrics) -> None:
     off = policies(metrics)
     assert off.auth is off.cors is off.limits is None
-    assert off.before_routing == off.after_routing == off.after_tee == []
+    assert off.before_routing == off.after_routing == []
+    assert [step.name for step in off.after_tee] == ["costs"]
+    assert Policies(Config.model_validate({"metrics": {"enabled": False}}), metrics, Backends([])).after_tee == []
     off.start()
     off.stop()
 
@@ -37,8 +41,29 @@ def test_what_is_on_and_in_which_order(metrics: GatewayMetrics) -> None:
     on = policies(metrics, auth={"enabled": True, "keys": [KEY]}, server={"cors_origins": ["*"]}, **sections)
     assert [step.name for step in on.before_routing] == ["auth"]
     assert [step.name for step in on.after_routing] == ["limits", "cache"]
-    assert [step.name for step in on.after_tee] == ["cache_fill"]
+    assert [step.name for step in on.after_tee] == ["costs", "cache_fill"]
     assert on.cors is not None
+
+
+async def test_budgets_of_keys(metrics: GatewayMetrics, tmp_path: Path) -> None:
+    def spending(*keys: dict[str, Any], before: Policies | None = None) -> Policies:
+        return policies(metrics, before, auth={"enabled": True, "keys": keys}, capture={"dir": str(tmp_path)})
+
+    rich = KEY | {"budget_usd": 5}
+    assert spending(KEY).budgets is None
+    old = spending(rich)
+    assert [step.name for step in old.after_routing] == ["budgets"]
+    old.start()
+    assert old.budgets is not None and old.budgets._task is not None
+    new = spending(rich | {"budget_usd": 6}, before=old)
+    assert new.budgets is old.budgets
+    new.start()
+    task = old.budgets._task
+    without = spending(KEY, before=new)
+    without.start()
+    assert without.budgets is None and old.budgets._task is None
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 def test_a_reload_goes_on_counting_and_is_told_only_when_it_is_in_force(metrics: GatewayMetrics) -> None:

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from llmtap.core.config import Config
 from llmtap.core.config_load import load, resolve_path
 from llmtap.core.config_problems import all_keys
+from llmtap.core.config_support import NOT_YET
 from llmtap.core.errors import ConfigError
 
 BACKEND = "backends:\n  - name: a\n    url: http://127.0.0.1:8081\n"
@@ -179,11 +180,15 @@ def test_checks_over_several_keys_point_at_the_one_to_mend(file: Path) -> None:
     assert fails(file) == ["f.yaml:3: routing.fallbacks.m: names the model itself; remove it there"]
 
 
-def test_not_available_yet(file: Path) -> None:
-    file.write_text("auth:\n  keys: [{name: a, key: sk-12345678901234567890, budget_usd: 3}]\n")
-    lines = fails(file, {})
+def test_not_available_yet(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("auth.keys.*.budget_usd", "batching"):  # as if they were not built
+        monkeypatch.setitem(NOT_YET, key, ())
+    file.write_text("auth:\n  keys: [{name: a, key: sk-12345678901234567890, budget_usd: 3}]\nbatching: {enabled: true}\n")
+    lines = fails(file, {"LLMTAP_BATCHING__MAX_WAIT_MS": "3"})
     assert [line.partition(": not available yet")[0] for line in lines] == [
         "f.yaml:2: auth.keys[0].budget_usd",
+        "f.yaml:3: batching.enabled",
+        "LLMTAP_BATCHING__MAX_WAIT_MS: batching.max_wait_ms",
     ]
 
 
