@@ -17,9 +17,8 @@ _UNSETTLED = (
     "AND price_id IN (SELECT id FROM prices WHERE gpu_hour_nano IS NOT NULL) ORDER BY 1 LIMIT ?"
 )
 _IN_HOUR = (
-    f"SELECT id, {', '.join(COLUMNS)} FROM exchanges WHERE started_at >= ?1 AND started_at < ?1 || '~' AND backend IS "
-    "?2 AND price_id = ?3 "
-    "AND outcome <> 'open' ORDER BY id"
+    f"SELECT id, {', '.join(COLUMNS)} FROM exchanges WHERE started_at >= :hour AND started_at < :hour || '~' "
+    "AND backend IS :backend AND price_id = :price AND outcome <> 'open' ORDER BY id"
 )
 
 
@@ -30,7 +29,10 @@ def settle_hours(conn: sqlite3.Connection, before: str, at_once: int = 24) -> in
     rollups = Rollups()
     for hour, backend, price in hours:
         (nano,) = conn.execute("SELECT gpu_hour_nano FROM prices WHERE id = ?", (price,)).fetchone()
-        rows = [dict(zip(("id", *COLUMNS), tuple(row), strict=True)) for row in conn.execute(_IN_HOUR, (hour, backend, price))]
+        rows = [
+            dict(zip(("id", *COLUMNS), tuple(row), strict=True))
+            for row in conn.execute(_IN_HOUR, {"hour": hour, "backend": backend, "price": price})
+        ]
         tokens = [(row["prompt_tokens"] or 0) + (row["completion_tokens"] or 0) for row in rows]
         for row, cost in zip(rows, shares(nano, tokens), strict=True):
             if row["cost_nanousd"] != cost:

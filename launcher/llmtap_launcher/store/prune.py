@@ -250,7 +250,8 @@ class Pruner:
             if shown:
                 execute("DELETE FROM body_attachments WHERE body_id = ?", (body_id,))
                 self._conn.executemany(
-                    "DELETE FROM attachments WHERE hash = ?1 AND NOT EXISTS (SELECT 1 FROM body_attachments WHERE hash = ?1)",
+                    "DELETE FROM attachments WHERE hash = ? AND NOT EXISTS (SELECT 1 FROM body_attachments WHERE hash "
+                    "= attachments.hash)",
                     shown,
                 )
             self._dropped += execute(
