@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -84,13 +85,18 @@ async def test_a_server_that_says_nothing_is_given_up() -> None:
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        over.set()
 
+    over = asyncio.Event()
     listener = await asyncio.start_server(silent, "127.0.0.1", 0)
     shared = SharedRedis(f"redis://127.0.0.1:{listener.sockets[0].getsockname()[1]}/0", timeout_s=0.05)
     with pytest.raises(StorageError):
         await asyncio.wait_for(shared.command("PING"), 5)
     shared.close()
     await asyncio.sleep(0)  # the transport closes with the next turn
+    await asyncio.wait_for(over.wait(), 10)
     listener.close()
 
 
@@ -120,13 +126,18 @@ async def test_nonsense_from_the_server_is_an_error() -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         await reader.read()
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        over.set()
 
+    over = asyncio.Event()
     listener = await asyncio.start_server(chatter, "127.0.0.1", 0)
     shared = SharedRedis(f"redis://127.0.0.1:{listener.sockets[0].getsockname()[1]}")
     with pytest.raises(StorageError):
         await shared.command("PING")
     shared.close()
     await asyncio.sleep(0)  # the transport closes with the next turn
+    await asyncio.wait_for(over.wait(), 10)
     listener.close()
 
 
