@@ -17,8 +17,8 @@ sys.path[:0] = [str(ROOT / name) for name in ("addons", "launcher", "tests")]
 
 from llmtap.core.config import Price  # noqa: E402
 from llmtap.core.record import Choice  # noqa: E402
+from llmtap.policy.pricing import own_rates  # noqa: E402
 from llmtap_launcher.store.options import Options  # noqa: E402
-from llmtap_launcher.store.pricing import own_rates  # noqa: E402
 from support.browser import Browser, find  # noqa: E402
 from support.captures import START_US, Captures, weather  # noqa: E402
 from support.datasette_server import serve  # noqa: E402

@@ -175,8 +175,15 @@ def test_the_numbers_agree_with_what_a_client_sees(gateway: Gateway) -> None:
         assert seen - told < 0.05 + 0.02 * seen, name
 
 
+def speak(gateway: Gateway) -> None:
+    """One stream, so that there is something to show whichever test comes first."""
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "stream": True, "max_tokens": 5}
+    assert "[DONE]" in httpx.post(f"{gateway.url}/v1/chat/completions", json=body, timeout=30).text
+
+
 @pytest.mark.parametrize("command", re.findall(r"\$ llmtap (.*)", PAGE))
 def test_the_commands_of_the_page(gateway: Gateway, command: str) -> None:
+    speak(gateway)
     words = [word.replace("http://127.0.0.1:8000", gateway.url) for word in command.split()]
     done = subprocess.run([*LLMTAP, *words], capture_output=True, text=True, timeout=60, env=environment())
     assert done.returncode == 0, done.stderr
@@ -186,6 +193,7 @@ def test_the_commands_of_the_page(gateway: Gateway, command: str) -> None:
 
 def test_top_on_a_terminal(gateway: Gateway) -> None:
     """It redraws until Ctrl-C, which is no failure."""
+    speak(gateway)
     ours, theirs = pty.openpty()
     argv = [*LLMTAP, "top", gateway.url, "--interval", "0.1"]
     env = environment() | {"TERM": "xterm", "COLUMNS": "160", "LINES": "40"}
@@ -210,7 +218,7 @@ def test_top_on_a_terminal(gateway: Gateway) -> None:
                 os.read(ours, 1 << 16)
             return process.poll() is not None
 
-        eventually(ended, "still there")
+        eventually(ended, "still there", timeout_s=30)
         assert process.returncode == 0
     finally:
         process.kill()
