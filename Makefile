@@ -42,10 +42,10 @@ unit: venv ## pure and fast
 	$(PYTEST) tests/unit tests/test_*.py -n 2 -q
 
 integration: venv ## real processes
-	$(PYTEST) tests/integration tests/browser -n 2 -q
+	$(PYTEST) tests/integration tests/browser -n 3 -q
 
 faults: venv ## kills, full disks, cut connections
-	$(PYTEST) tests/faults -n 2 -q
+	$(PYTEST) tests/faults -n 3 -q
 
 # the lowest Python with the lowest direct dependencies we promise to work with
 test-312: venv
@@ -64,9 +64,8 @@ test-newest: venv
 	@py="$(call find_python,$(CANDIDATES),(3,12))"; \
 	$(MAKE) --no-print-directory .venv-newest/.installed PYNEW="$$py" && \
 	.venv-newest/bin/python tests/newest.py && \
-	.venv-newest/bin/python -m pytest tests/unit/llmtap/lane tests/unit/llmtap/test_*.py tests/integration/test_gateway.py \
-	  tests/integration/test_lane_http.py tests/integration/test_lane_websocket.py tests/integration/test_mitmproxy_features.py \
-	  tests/integration/test_gateway_http2.py -n 2 -q -p no:cacheprovider
+	.venv-newest/bin/python -m pytest tests/unit/llmtap/lane tests/unit/llmtap/test_chain.py tests/integration/test_gateway.py \
+	  tests/integration/test_mitmproxy_features.py -n 3 -q -p no:cacheprovider
 
 .venv-newest/.installed: pyproject.toml requirements.lock
 	@rm -rf .venv-newest && "$(PYNEW)" -m venv .venv-newest && \
