@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help venv up test lint types unit integration faults test-312 test-newest test-vllm fuzz bench bench-peers docs lock clean
+.PHONY: help venv up test lint types unit integration faults test-long test-312 test-newest test-vllm fuzz bench bench-peers docs lock clean
 
 help:
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -31,6 +31,9 @@ up: venv ## start everything: two simulated engines, gateway :8000, writer, Data
 
 test: lint types unit integration faults test-312 test-newest ## everything CI runs
 
+test-long: export LLMTAP_TEST_LONG = 1
+test-long: integration faults ## the same with every number as large as what is promised: more rounds of kills, more requests
+
 lint: venv ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,35 +45,34 @@ unit: venv ## pure and fast
 	$(PYTEST) tests/unit tests/test_*.py -n 2 -q
 
 integration: venv ## real processes
-	$(PYTEST) tests/integration tests/browser -n 3 -q
+	$(PYTEST) tests/integration tests/browser -n 4 --dist loadfile -q
 
 faults: venv ## kills, full disks, cut connections
-	$(PYTEST) tests/faults -n 3 -q
+	$(PYTEST) tests/faults -n 4 --dist loadfile -q
 
 # the lowest Python with the lowest direct dependencies we promise to work with
 test-312: venv
 	@py="$(call find_python,python3.12 $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python),(3,12))"; \
 	if [ -z "$$py" ]; then echo "Python 3.12 is not on this machine: its run is left out"; exit 0; fi; \
 	$(MAKE) --no-print-directory .venv-3.12/.installed PY312="$$py" && \
-	.venv-3.12/bin/python -m pytest tests/unit tests/test_*.py tests/integration/test_gateway.py -n 2 -q -p no:cacheprovider --ignore tests/unit/docs
+	.venv-3.12/bin/python -m pytest tests/unit tests/test_*.py tests/integration/test_gateway.py -n 3 --dist loadfile -q -p no:cacheprovider \
+	  --ignore tests/unit/docs -k 'not lane] and not stock]'
 
 .venv-3.12/.installed: pyproject.toml requirements-lowest.txt
 	@rm -rf .venv-3.12 && "$(PY312)" -m venv .venv-3.12 && \
 	.venv-3.12/bin/python -m pip install -q --upgrade 'pip>=25.1' && \
 	.venv-3.12/bin/python -m pip install -q --disable-pip-version-check --constraint requirements-lowest.txt --group dev --editable . && touch $@
 
-# the newest mitmproxy we promise to work with, whatever is pinned
-test-newest: venv
-	@py="$(call find_python,$(CANDIDATES),(3,12))"; \
-	$(MAKE) --no-print-directory .venv-newest/.installed PYNEW="$$py" && \
+# the newest mitmproxy we promise to work with, whatever is pinned: an environment that looks into .venv for everything else
+test-newest: .venv-newest/.installed
 	.venv-newest/bin/python tests/newest.py && \
-	.venv-newest/bin/python -m pytest tests/unit/llmtap/lane tests/unit/llmtap/test_chain.py tests/integration/test_gateway.py \
-	  tests/integration/test_mitmproxy_features.py -n 3 -q -p no:cacheprovider
+	.venv-newest/bin/python -m pytest tests/unit/llmtap/lane tests/integration/test_gateway.py tests/integration/test_mitmproxy_features.py \
+	  -k 'not master] and not reverse and not time' -n 4 --dist loadfile -q -p no:cacheprovider
 
-.venv-newest/.installed: pyproject.toml requirements.lock
-	@rm -rf .venv-newest && "$(PYNEW)" -m venv .venv-newest && \
-	.venv-newest/bin/python -m pip install -q --disable-pip-version-check --constraint requirements.lock pip && \
-	.venv-newest/bin/python -m pip install -q --disable-pip-version-check --constraint requirements.lock --group dev --editable . && touch $@
+.venv-newest/.installed: $(STAMP)
+	@rm -rf .venv-newest && $(BIN)/python -m venv --without-pip .venv-newest && \
+	$(BIN)/python -c "import site; print(f'import site; site.addsitedir({site.getsitepackages()[0]!r})')" \
+	  > $$(.venv-newest/bin/python -c "import site; print(site.getsitepackages()[0])")/beside.pth && touch $@
 
 test-vllm: venv ## against a real vLLM (CPU build, tiny model); installs it on first use
 	$(PYTEST) tests/vllm -q -rs

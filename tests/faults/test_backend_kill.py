@@ -41,9 +41,6 @@ class Seen:
         last = self.events[-1][1] if self.events else None
         return last.get("error") if isinstance(last, dict) else None
 
-    def began_before(self, when: float) -> bool:
-        return bool(self.events) and self.events[0][0] < when
-
 
 async def stream(port: int, name: str) -> Seen:
     body = {
@@ -75,17 +72,15 @@ async def stream(port: int, name: str) -> Seen:
     return seen
 
 
-async def load(gateway: Gateway, victim: SimHandle) -> tuple[list[Seen], float]:
+async def load(gateway: Gateway, victim: SimHandle) -> list[Seen]:
     """200 streams, begun one after the other; the backend dies while many wait for their first byte and many have had some."""
     tasks = []
-    killed = 0.0
     for i in range(STREAMS):
         tasks.append(asyncio.create_task(stream(gateway.port, f"stream {i}")))
         await asyncio.sleep(0.01)
         if i == STREAMS * 3 // 4:
-            killed = time.monotonic()
             victim.kill()
-    return list(await asyncio.gather(*tasks)), killed
+    return list(await asyncio.gather(*tasks))
 
 
 async def test_a_backend_killed_under_load(tmp_path: Path) -> None:
@@ -99,11 +94,11 @@ async def test_a_backend_killed_under_load(tmp_path: Path) -> None:
         with running_gateway(tmp_path, config) as gateway:
             wait_up(gateway)
             async with asyncio.timeout(120):
-                streams, killed = await load(gateway, a)
+                streams = await load(gateway, a)
             assert {s.status for s in streams} == {200}
             broken = [s for s in streams if not s.finished]
             assert all(s.error and s.error["code"] == "upstream_error" for s in broken), "a cut stream ends with an error event"
-            assert all(s.began_before(killed) for s in broken), "one that had not yet received a byte failed"
+            assert all(len(s.events) > 1 for s in broken), "one that had not yet received a byte failed"
             assert {s.headers["x-llmtap-backend"] for s in broken} == {"a"}
             retried = [s for s in streams if s.headers["x-llmtap-attempts"] == "2"]
             assert all(s.finished and s.headers["x-llmtap-backend"] == "b" for s in retried)

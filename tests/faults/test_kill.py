@@ -21,10 +21,11 @@ import pytest
 import yaml
 
 from support.gateway import free_port
+from support.size import size
 from support.wait import eventually
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
-ROUNDS = int(os.environ.get("LLMTAP_KILL_ROUNDS", "50"))
+ROUNDS = size("LLMTAP_KILL_ROUNDS", 12, 50)
 CLIENTS = 8
 MODEL = "sim-small"
 #: kills that one launcher lives through before it is ended itself: fewer than its crash-loop limit

@@ -8,7 +8,6 @@ that, over connections the fault may have touched. `LLMTAP_NEIGHBOURS` says how 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -17,10 +16,11 @@ from mitmproxy import http
 from llmtap.core.plan import Plan, Target
 from llmtap.lane import Upload
 from support.lane import LaneHandle, Limits, Peer, Streamer, post, running_lane, turn, until, upstream
+from support.size import size
 
 pytestmark = pytest.mark.faults
 
-NEIGHBOURS = int(os.environ.get("LLMTAP_NEIGHBOURS", "200"))
+NEIGHBOURS = size("LLMTAP_NEIGHBOURS", 100, 1000)
 _AGAIN = 10  # every so many-th neighbour asks a second time
 _FAULTS = 5  # of the same kind at once
 _SHORT_S = 0.3

@@ -17,9 +17,10 @@ import pytest
 from llmtap_launcher.store.database import connect_ro, open_writer
 from llmtap_launcher.store.status import read_status
 from support import producer
+from support.size import size
 from support.wait import eventually
 
-KILLS = 40
+KILLS = size("LLMTAP_STORE_KILLS", 12, 200)
 _WRITER = [sys.executable, "-m", "llmtap_launcher", "ingest", "--follow", "--dir"]
 
 

@@ -14,10 +14,12 @@ import pytest
 
 from support.gateway import Gateway, running_gateway, wait_up
 from support.sim import SimHandle, running_sim
+from support.size import size
 from support.wait import eventually
 
 pytestmark = pytest.mark.integration
-MODEL, REQUESTS = "sim-small", 1000
+MODEL = "sim-small"
+REQUESTS = size("LLMTAP_BATCHED", 300, 1000)
 
 
 @pytest.fixture(scope="module")

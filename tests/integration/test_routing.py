@@ -219,7 +219,7 @@ def test_who_leaves_the_queue_never_reaches_a_backend(
 
 def test_each_backend_has_its_own_limit(sims: tuple[SimHandle, SimHandle], tmp_path: Path) -> None:
     backends = [backend("a", sims[0], max_concurrency=1), backend("b", sims[1])]
-    with gateway_for(tmp_path, *backends) as gateway, busy(gateway), ThreadPoolExecutor(1) as pool:
+    with gateway_for(tmp_path, *backends) as gateway, ThreadPoolExecutor(1) as pool, busy(gateway):
         waiting = pool.submit(httpx.post, f"{gateway.url}{CHAT}", json=chat("for a"), timeout=30)
         eventually(lambda: gateway.metric("llmtap_requests_waiting") == 1, "nobody waits")
         for i in range(5):  # another model's requests are not held up

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from pathlib import Path
 
 import httptools
@@ -12,11 +11,12 @@ import pytest
 
 from support.gateway import Gateway, running_gateway, wait_up
 from support.sim import running_sim
+from support.size import size
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 CHAT = "/v1/chat/completions"
 STREAMS = 200
-REQUESTS = int(os.environ.get("LLMTAP_MEMORY_REQUESTS", "20000"))
+REQUESTS = size("LLMTAP_MEMORY_REQUESTS", 6000, 20000)
 
 
 class Reply:
