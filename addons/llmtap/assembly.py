@@ -29,7 +29,7 @@ from llmtap.queueing import Queueing
 from llmtap.request_log import RequestLog
 from llmtap.routing import Routing
 from llmtap.sockets import Sockets
-from llmtap.spool.lag import writer_lag_s
+from llmtap.spool.lag import quarantined, writer_lag_s, writer_troubles
 from llmtap.tee import TeeInstaller
 from llmtap.transforms import Transforms
 from llmtap.uploads import Uploads
@@ -170,6 +170,10 @@ class Gateway:
         self.metrics.know_models(self.backends.known, self._models)
         self.metrics.spool_bytes.set_function(lambda: self.capture.sink.spool_bytes if self.capture else 0)
         self.metrics.spool_lag.read_from(lambda: _told(writer_lag_s(self.config.capture.dir)) if self.capture else [])
+        self.metrics.quarantined.read_from(lambda: _told(quarantined(self.config.capture.dir)) if self.capture else [])
+        self.metrics.writer_trouble.read_from(
+            lambda: [((t,), float(on)) for t, on in writer_troubles(self.config.capture.dir).items()] if self.capture else []
+        )
         self.health.start()
         if self.share is not None and before is None:
             self.share.start()

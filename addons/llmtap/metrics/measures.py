@@ -75,6 +75,10 @@ class Measures:
         self.spool_lag = gauge(
             "spool_lag_seconds", "Age of the oldest captured record that is not yet in the database.", (), "max"
         )
+        self.writer_trouble = gauge(
+            "writer_trouble", "1 for what keeps captured records from the database just now, else 0.", ("trouble",), "max"
+        )
+        self.quarantined = gauge("quarantined_records", "Captured records put aside since the writer's start.", (), "max")
         info = gauge("build_info", "Version of llmtap and Python.", ("version", "python"), "max")
         info.labels(__version__, platform.python_version()).set(1)
 

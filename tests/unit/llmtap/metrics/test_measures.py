@@ -12,7 +12,8 @@ from llmtap.metrics.measures import WHERE, Measures, token_gaps
 #: contract of names; a change here breaks somebody's dashboard
 COUNTERS = """requests prompt_tokens generation_tokens cached_prompt_tokens cost_usd refusals retries backend_failures
     cache_lookups hook_errors tee_errors capture_dropped"""
-GAUGES = "requests_running requests_waiting backend_up spool_bytes spool_lag_seconds build_info"
+GAUGES = """requests_running requests_waiting backend_up spool_bytes spool_lag_seconds writer_trouble quarantined_records
+    build_info"""
 HISTOGRAMS = """queue_time_seconds time_to_first_token_seconds inter_token_latency_seconds time_per_output_token_seconds
     e2e_request_latency_seconds inference_time_seconds overhead_seconds request_prompt_tokens request_generation_tokens
     batch_size batch_wait_seconds"""
