@@ -90,6 +90,8 @@ class Chain(Lifecycle):
                 self._answer_own(gateway, flow, own, origin)
                 return None
             later = self._endpoints.later(flow.request, path)
+            if later is None and self._management is not None and path.startswith("/api/"):
+                later = self._management.later(flow, path, client)
             if later is not None:
                 self._own[flow] = True
                 self._later[flow] = later if origin is None else _for_page(later, origin)

@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -115,6 +116,10 @@ class Exchanges:
             ex.failure = error
             flow.kill()
         return True
+
+    def busy(self) -> dict[str, int]:
+        """How many requests each backend has, also one that the configuration no longer names."""
+        return Counter(ex.backend for ex in self._live if ex.backend is not None and ex.forwarded is not None)
 
     # ---- ends
 

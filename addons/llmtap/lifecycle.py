@@ -23,11 +23,15 @@ from llmtap.core.errors import (
     ConfigError,
     SpoolError,
 )
+from llmtap.core.sockets import CONTROL, MANAGEMENT
 from llmtap.endpoints import Endpoints
 from llmtap.exchanges import Exchanges
 from llmtap.lane import Lane, LaneLimits, Upload, default_mode, install, stock
 from llmtap.lane.listener import server_tls
 from llmtap.listening import CompatListener, read_tls, try_address
+from llmtap.management import Management
+from llmtap.policy.backends import Backend, Backends
+from llmtap.remote import Remote
 from llmtap.transcript import register as register_transcript
 
 log = logging.getLogger("llmtap")
@@ -39,6 +43,8 @@ class Lifecycle(Exchanges, ABC):
     def __init__(self) -> None:
         super().__init__()
         self._endpoints: Endpoints | None = None
+        self._management: Management | None = None
+        self._remote: Remote | None = None  # the launcher, where one runs us
         self._lane: Lane | None = None  # None: one of mitmproxy's stock modes was asked for
         self._tls: ssl.SSLContext | None = None  # for clients
         self._compat: CompatListener | None = None
@@ -91,6 +97,8 @@ class Lifecycle(Exchanges, ABC):
         """What is new goes through `gateway` from now on."""
         self._gateway = gateway
         self._endpoints = Endpoints(gateway.backends, self._stats, gateway.exposed)
+        folder = ctx.options.llmtap_launcher
+        self._management = Management(gateway.config, Path(folder) / MANAGEMENT if folder else None)
         self._set_options(gateway.config)
         gateway.policies.carried_by(self._lane)
 
@@ -144,9 +152,36 @@ class Lifecycle(Exchanges, ABC):
         self._serve(new)
         new.health_changed = self._follow_health
         new.start(before=old)
+        if self._remote is not None:
+            self._remote.apply()
         self._follow_health()
         self._leave(old)
         log.info("llmtap: the configuration was loaded again")
+
+    # ---- for the launcher
+
+    def reload_now(self) -> str | None:
+        """Go over to what stands in the file, if that is anything else. What is wrong with it, and then nothing has changed."""
+        try:
+            config = settings.load_config(ctx.options, settings.environment(), Path.cwd())
+            if self._gateway is None or config != self._gateway.config:
+                self.reload(config)
+        except ConfigError as error:
+            return str(error)
+        return None
+
+    def stats(self) -> dict[str, Any]:
+        """Requests in flight and waiting, how capture fares."""
+        return self._stats()
+
+    def backends(self) -> Backends | None:
+        """Those of the configuration in force."""
+        return self._gateway.backends if self._gateway is not None else None
+
+    def check_now(self, backend: Backend) -> None:
+        """Look at this backend without waiting for its turn."""
+        if self._gateway is not None:
+            self._gateway.health.check_now(backend)
 
     @staticmethod
     def _address(config: Config) -> tuple[str, int]:
@@ -207,6 +242,9 @@ class Lifecycle(Exchanges, ABC):
         path = _file()
         if path is not None:
             self._watch = asyncio.create_task(watch(path, self._file_changed), name="llmtap configuration")
+        if ctx.options.llmtap_launcher:
+            self._remote = Remote(self, Path(ctx.options.llmtap_launcher) / CONTROL)
+            self._remote.start()
         if self._lane is None:
             stock.on_terminate(self._terminate)  # the lane drains by itself
         stock.on_hangup(self.reload_file)
@@ -267,6 +305,8 @@ class Lifecycle(Exchanges, ABC):
             self._compat.close()
         if self._watch is not None:
             self._watch.cancel()
+        if self._remote is not None:
+            self._remote.stop()
         if self._gateway is not None:
             self._gateway.stop()
             self._gateway = None

@@ -41,10 +41,11 @@ class Listening:
             print(READY, flush=True)
 
 
-async def serve(config: str, confdir: str | None, shared_metrics: str = "", say_ready: bool = False) -> None:
+async def serve(config: str, confdir: str | None, shared_metrics: str = "", say_ready: bool = False, launcher: str = "") -> None:
     """Run until SIGTERM or SIGINT. Raises SystemExit(1), its reason logged, when it cannot start.
 
     `shared_metrics`, `say_ready`: for one of several on one port, see `llmtap.metrics.workers` and `Listening`.
+    `launcher`: the folder with the sockets of the launcher that runs it.
     """
     logging.getLogger().setLevel(logging.INFO)
     options = Options()
@@ -57,7 +58,7 @@ async def serve(config: str, confdir: str | None, shared_metrics: str = "", say_
     master.addons.add(server, next_layer.NextLayer(), errorcheck.ErrorCheck(), chain)
     if say_ready:
         master.addons.add(Listening(server))
-    options.update(llmtap_config=config, llmtap_writer=False, llmtap_shared_metrics=shared_metrics)
+    options.update(llmtap_config=config, llmtap_writer=False, llmtap_shared_metrics=shared_metrics, llmtap_launcher=launcher)
     if chain.ready:
         options.update(server=True)
     loop = asyncio.get_running_loop()
@@ -132,11 +133,14 @@ def main(argv: list[str] | None = None) -> int:
         "--shared-metrics", default="", metavar="DIR", help="folder in which gateways on one port put their metrics together"
     )
     parser.add_argument("--say-ready", action="store_true", help="print a line once the port is open")
+    parser.add_argument("--launcher", metavar="DIR", default="", help="folder with the sockets of the launcher")
     arguments = parser.parse_args(argv)
     keep_memory()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
-            runner.run(serve(arguments.config, arguments.confdir, arguments.shared_metrics, arguments.say_ready))
+            runner.run(
+                serve(arguments.config, arguments.confdir, arguments.shared_metrics, arguments.say_ready, arguments.launcher)
+            )
         except KeyboardInterrupt:
             return 130
     return 0

@@ -4,6 +4,7 @@
     llmtap_insecure listen for other machines without keys (as server.insecure)
     llmtap_view_flows  how many finished flows mitmweb and the console keep in their list (0: all)
     llmtap_shared_metrics  the folder where several gateways of one port put their metrics together (the launcher makes it)
+    llmtap_launcher the folder with the sockets of the launcher that runs this gateway (the launcher makes it)
     llmtap_writer   whether the gateway starts a writer process of its own (the launcher runs one, and says false)
 
 `--mode reverse:URL` makes that URL the one backend, whatever the file says of backends.
@@ -34,6 +35,7 @@ def declare(loader: Loader) -> None:
     loader.add_option("llmtap_insecure", bool, False, "llmtap: listen for other machines although auth is off.")
     loader.add_option("llmtap_view_flows", int, 1000, "llmtap: how many finished flows stay in the list of flows; 0 keeps all.")
     loader.add_option("llmtap_shared_metrics", str, "", "llmtap: folder in which gateways on one port share their metrics.")
+    loader.add_option("llmtap_launcher", str, "", "llmtap: folder with the sockets of the launcher that runs this gateway.")
     loader.add_option("llmtap_writer", bool, True, "llmtap: start the process that writes captures into SQLite.")
 
 

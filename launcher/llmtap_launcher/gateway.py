@@ -61,16 +61,19 @@ def gateway_argv(
     *,
     web_port: int | None = None,
     shared_metrics: Path | None = None,
+    sockets: Path | None = None,
 ) -> list[str]:
     """Command line of the gateway; with `web_port` it is mitmweb, for interactive inspection on 127.0.0.1.
 
     `confdir`: mitmproxy's own folder. Not the user's ~/.mitmproxy, whose options (a mode, scripts) would change the gateway.
     `shared_metrics`: where one of several on a port meets the others; it prints a line when it listens (`LISTENS`).
+    `sockets`: the folder with the launcher's (`llmtap.core.sockets`).
     """
     # -P: the folder it is started in must not shadow what it imports
     python = [sys.executable, "-P"]
     if web_port is None:
         argv = [*python, "-m", "llmtap.master", "--config", str(config_file), "--confdir", str(confdir)]
+        argv += ["--launcher", str(sockets)] if sockets is not None else []
         return argv if shared_metrics is None else [*argv, "--shared-metrics", str(shared_metrics), "--say-ready"]
     argv = [*python, "-c", "from mitmproxy.tools.main import mitmweb; mitmweb()", "-s", str(script)]
     options = {
@@ -81,6 +84,8 @@ def gateway_argv(
         "web_port": web_port,
         "web_open_browser": "false",
     }
+    if sockets is not None:
+        options["llmtap_launcher"] = sockets
     return [*argv, *(part for key, value in options.items() for part in ("--set", f"{key}={value}"))]
 
 

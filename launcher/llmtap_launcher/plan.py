@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -25,9 +25,10 @@ from .process import Probe, Spec, Started, port_taken
 from .restart import RestartPolicy
 from .runtime import RunFolder, write_private
 from .script_path import script_path
+from .settle import settled
 from .store.status import read_status
 from .supervisor import Plan
-from .vllm import sim_argv, vllm_argv, vllm_command, vllm_env
+from .vllm import has_flag, knows_flag, served_names, sim_argv, vllm_argv, vllm_command, vllm_env
 
 #: name of the file the gateway reads, in the run's folder
 EFFECTIVE = "gateway.yaml"
@@ -35,6 +36,8 @@ EFFECTIVE = "gateway.yaml"
 WRITER_GRACE_S, DATASETTE_GRACE_S = 30.0, 5.0
 #: what the gateway needs beyond its draining to shut down
 GATEWAY_EXTRA_S = 5.0
+#: the same for an engine
+ENGINE_EXTRA_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +67,7 @@ def decide(config: Config) -> Setup:
     web_port = WEB_PORT if WEB_PORT not in taken and not port_taken("127.0.0.1", WEB_PORT) else 0
     missing = [backend for backend in config.backends if backend.url is None]
     fresh = iter(free_ports(len(missing) + 3, avoid=taken | {WEB_PORT}))
-    backends = tuple(
-        backend if backend.url is not None else backend.model_copy(update={"url": f"http://127.0.0.1:{next(fresh)}"})
-        for backend in config.backends
-    )
+    backends = tuple(settled(backend, lambda: next(fresh)) for backend in config.backends)
     files = {"tls_cert": config.server.tls_cert, "tls_key": config.server.tls_key}
     tls = {name: path.absolute() for name, path in files.items() if path is not None}
     updates: dict[str, Any] = {
@@ -128,11 +128,12 @@ def make_plan(setup: Setup, folder: RunFolder, run: str, env: Mapping[str, str])
     effective = folder.path / EFFECTIVE
     write_effective(config, effective)
     launched = [(backend, backend.launch) for backend in config.backends if backend.launch is not None]
-    backends = tuple(_backend(backend, launch, run, env, alone=len(config.backends) == 1) for backend, launch in launched)
+    alone, drain_s = len(config.backends) == 1, config.server.drain_timeout_s
+    backends = tuple(backend_spec(backend, launch, run, env, drain_s, alone=alone) for backend, launch in launched)
     own = child_env(run, env)
     gateway = Spec(
         "gateway",
-        gateway_argv(script_path(), effective, folder.path / "mitmproxy", web_port=setup.web_port),
+        gateway_argv(script_path(), effective, folder.path / "mitmproxy", web_port=setup.web_port, sockets=folder.sockets),
         env=own,
         ready=http_ready(f"{setup.url}/health"),
         grace_s=config.server.drain_timeout_s + GATEWAY_EXTRA_S,
@@ -147,13 +148,25 @@ def make_plan(setup: Setup, folder: RunFolder, run: str, env: Mapping[str, str])
         writer=_writer(config, effective, own) if config.capture.enabled else None,
         datasette=_datasette(setup, own) if config.datasette.enabled and config.capture.enabled else None,
         slow=frozenset(backend.name for backend, launch in launched if launch.engine != "sim"),
-        facts=facts(setup),
+        lazy=frozenset(lazy(launched)),
+        facts={**facts(setup), "sockets": str(folder.sockets)},
     )
+
+
+def lazy(launched: Iterable[tuple[Backend, Launch]]) -> Iterator[str]:
+    """Names of the backends that wait for a request: all of a group but its first."""
+    groups: set[str] = set()
+    for backend, launch in launched:
+        if launch.group is not None:
+            if launch.group in groups:
+                yield backend.name
+            groups.add(launch.group)
 
 
 def _workers(gateway: Spec, count: int, effective: Path, folder: RunFolder) -> tuple[Spec, ...]:
     """The same gateway several times on one port. Each says itself when it listens: on the port another might answer."""
-    argv = gateway_argv(script_path(), effective, folder.path / "mitmproxy", shared_metrics=folder.fresh("metrics"))
+    metrics = folder.fresh("metrics")
+    argv = gateway_argv(script_path(), effective, folder.path / "mitmproxy", shared_metrics=metrics, sockets=folder.sockets)
     # `listens` would find the port taken by its siblings; `llmtap up` has looked before it starts anything
     worker = replace(gateway, argv=argv, ready=line_ready(LISTENS), listens=None)
     return tuple(replace(worker, name=f"gateway-{number}") for number in range(1, count + 1))
@@ -172,28 +185,43 @@ def facts(setup: Setup) -> dict[str, Any]:
         },
         "data": str(config.capture.dir),
         "database": str(config.db_path),
-        "backends": [
-            {
-                "name": backend.name,
-                "url": backend.url,
-                "kind": backend.kind,
-                "engine": backend.launch.engine if backend.launch is not None else None,
-                "model": served_name(backend.launch) if backend.launch is not None else None,
-            }
-            for backend in config.backends
-        ],
+        "backends": backend_facts(config),
     }
+
+
+def backend_facts(config: Config) -> list[dict[str, Any]]:
+    """What it says of each backend."""
+    return [
+        {
+            "name": backend.name,
+            "url": backend.url,
+            "kind": backend.kind,
+            "engine": backend.launch.engine if backend.launch is not None else None,
+            "model": served_name(backend.launch) if backend.launch is not None else None,
+        }
+        for backend in config.backends
+    ]
 
 
 def served_name(launch: Launch) -> str:
     """The name clients use for the model: the first of `served-model-name`, if that is set."""
-    names = next((value for key, value in launch.args.items() if key.replace("_", "-") == "served-model-name"), None)
-    if isinstance(names, list | tuple):
-        names = names[0] if names else None
-    return str(names) if names else launch.model
+    return served_names(launch)[0]
 
 
-def _backend(backend: Backend, launch: Launch, run: str, env: Mapping[str, str], *, alone: bool) -> Spec:
+def backend_spec(
+    backend: Backend,
+    launch: Launch,
+    run: str,
+    env: Mapping[str, str],
+    drain_s: float,
+    *,
+    alone: bool = True,
+    tries: int = 3,
+) -> Spec:
+    """The process of a backend. `drain_s`: how long its streams may go on when it is stopped; `tries`: starts without success.
+
+    Raises ConfigError when its command is not there, unless it is not `alone`: then the spec says so.
+    """
     parts = urlsplit(backend.url or "")
     host, port = parts.hostname or "127.0.0.1", parts.port or 80
     base = Spec(
@@ -203,23 +231,25 @@ def _backend(backend: Backend, launch: Launch, run: str, env: Mapping[str, str],
         startup_timeout_s=launch.startup_timeout_s,
         listens=(host, port),
         port_hint="set another url for the backend",
-        policy=RestartPolicy(startup_limit=3),
+        policy=RestartPolicy(startup_limit=tries),
     )
     if launch.engine == "sim":
         argv = sim_argv(launch.model, host, port, launch.args)
         return replace(base, argv=argv, env={**child_env(run, env), **launch.env}, grace_s=5.0)
-    slow = replace(base, probe_interval_s=0.5, grace_s=15.0)
+    slow = replace(base, probe_interval_s=0.5, grace_s=drain_s + ENGINE_EXTRA_S)
     try:
         command = vllm_command(launch.command_words, launch.venv, env)
     except ConfigError as error:
         if alone:
             raise
         return replace(slow, broken=str(error))
+    drains = drain_s if knows_flag(command, "shutdown-timeout") else None
+    more = {"VLLM_SERVER_DEV_MODE": "1"} if launch.on_demand and has_flag(launch.args, "enable-sleep-mode") else {}
     key = backend.api_key.get_secret_value() if backend.api_key is not None else None
     return replace(
         slow,
-        argv=vllm_argv(command, launch.model, host, port, launch.args),
-        env=vllm_env(foreign_env(run, env), launch.env, command, key),
+        argv=vllm_argv(command, launch.model, host, port, launch.args, drains),
+        env=vllm_env(foreign_env(run, env), {**more, **launch.env}, command, key),
         missing_hint=vllm.INSTALL_HINT,
     )
 

@@ -1,7 +1,7 @@
-"""A configuration file that changes while `llmtap up` runs: what can change without a restart reaches the gateway.
+"""A configuration file that is read again while `llmtap up` runs: what of it can change without a restart.
 
-The gateway reads a private file that the launcher writes (see `gateway`), and watches that one. So when the user's file changes,
-the private one is written anew, with the sections of `LIVE` taken over; the gateway decides itself what it makes of them.
+The gateway reads a private file that the launcher writes (see `gateway`). Where it listens, which processes there are beside it
+and where captures go is decided once, at the start; everything else follows the file, backends too (`fleet`).
 """
 
 from __future__ import annotations
@@ -10,14 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmtap.core.config import Config
-from llmtap.core.errors import ConfigError
+from llmtap.core.config import Config, Server
 
-from .plan import write_effective
-from .process import Log
-
-#: sections that a running gateway takes over
-LIVE = ("auth", "rate_limit", "filters")
+#: sections that take a restart
+FIXED = ("capture", "store", "datasette", "metrics")
+#: keys of `server` that do
+FIXED_SERVER = ("host", "port", "workers", "web", "tls_cert", "tls_key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +27,15 @@ class Source:
     again: Callable[[], Config]
 
 
-def reconfigure(source: Source, running: Config, effective: Path, log: Log) -> None:
-    """Read the file again and write `effective`; `running`: the configuration in force. A file that is wrong changes nothing."""
-    try:
-        fresh = source.again()
-    except ConfigError as error:
-        for line in str(error).splitlines():
-            log("llmtap", f"the changed configuration is not used: {line}")
-        return
-    write_effective(running.model_copy(update={name: getattr(fresh, name) for name in LIVE}), effective)
-    waiting = [name for name in Config.model_fields if name not in LIVE and getattr(fresh, name) != getattr(source.read, name)]
-    if waiting:
-        log("llmtap", f"the configuration has changed; waits for a restart: {', '.join(waiting)}")
+def taken_over(running: Config, fresh: Config) -> Config:
+    """`fresh` as far as it can be had now: what is fixed stays as in `running`. Its backends are still to be settled."""
+    fixed = {name: getattr(running, name) for name in FIXED}
+    server = fresh.server.model_copy(update={name: getattr(running.server, name) for name in FIXED_SERVER})
+    return fresh.model_copy(update={**fixed, "server": server})
+
+
+def waits_for_restart(read: Config, fresh: Config) -> list[str]:
+    """What has changed between two readings of the file and takes a restart: sections, and keys of `server`."""
+    keys = [f"server.{name}" for name in Server.model_fields if name in FIXED_SERVER]
+    changed = [key for key in keys if getattr(read.server, key[7:]) != getattr(fresh.server, key[7:])]
+    return changed + [name for name in FIXED if getattr(read, name) != getattr(fresh, name)]

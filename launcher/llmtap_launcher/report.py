@@ -75,6 +75,12 @@ def try_line(base_url: str, model: str) -> str:
     return f"curl -s {base_url}/chat/completions -H 'content-type: application/json' -d {shlex.quote(body)}"
 
 
+def up_line(base_url: str) -> str:
+    """The command that starts an engine, to paste."""
+    body = json.dumps({"model": "MODEL"})
+    return f"curl -s {base_url}/api/v1/inference/up -H 'content-type: application/json' -d {shlex.quote(body)}"
+
+
 def size(count: float | None) -> str:
     """Bytes in words: 0 B, 12.3 kB, 4.5 GB; "-" for unknown."""
     if count is None:

@@ -16,8 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from llmtap.core.errors import LlmtapError
+from llmtap.core.sockets import CONTROL, MANAGEMENT
 
 from . import guard
+
+#: sun_path of Linux and macOS, less the final zero byte
+MAX_SOCKET_PATH = 103
 
 
 def write_private(path: Path, text: str) -> None:
@@ -52,11 +56,21 @@ class RunFolder:
     def __init__(self, capture_dir: Path) -> None:
         self.path = capture_dir / "run"
         self._lock: int | None = None
+        self._sockets: Path | None = None
 
     @property
     def state_path(self) -> Path:
         """`state.json`."""
         return self.path / "state.json"
+
+    @property
+    def sockets(self) -> Path:
+        """Where UNIX sockets of this run go: here, or where this folder's path is too long for one, in one of its own."""
+        if len(os.fsencode(self.path.absolute())) + 1 + len(MANAGEMENT) <= MAX_SOCKET_PATH:
+            return self.path.absolute()
+        if self._sockets is None:
+            self._sockets = Path(tempfile.mkdtemp(prefix="llmtap-"))  # with mode 0700
+        return self._sockets
 
     def __enter__(self) -> RunFolder:
         """Raises LlmtapError when the folder cannot be written or a launcher runs on it."""
@@ -81,6 +95,11 @@ class RunFolder:
 
     def __exit__(self, *exc: object) -> None:
         self.state_path.unlink(missing_ok=True)
+        for name in (MANAGEMENT, CONTROL):
+            (self.path / name).unlink(missing_ok=True)
+        if self._sockets is not None:
+            shutil.rmtree(self._sockets, ignore_errors=True)
+            self._sockets = None
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

@@ -10,18 +10,26 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from llmtap.core.config_watch import watch
-from llmtap.core.errors import LlmtapError
+from llmtap.core.errors import ConfigError, LlmtapError
+from llmtap.core.sockets import CONTROL, MANAGEMENT
 
+from .fleet import Fleet
 from .gateway import web_url
+from .gateway_link import GatewayLink
 from .health import http_status, look
-from .plan import EFFECTIVE, Setup, make_plan
+from .overview import facts as overview
+from .plan import Setup, make_plan
 from .process import Log, Process, State, log_to_stderr, port_taken
-from .reconfigure import Source, reconfigure
-from .report import print_table, try_line, url_rows
+from .reconfigure import Source, waits_for_restart
+from .report import print_table, try_line, up_line, url_rows
 from .runtime import RunFolder
 from .supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from .api.server import ApiServer
 
 #: beyond one health interval of the gateway, how long the table waits for it to find its first backend
 HEALTH_PATIENCE_S = 5.0
@@ -46,6 +54,7 @@ class Session:
         self._source = source
         self._stop = asyncio.Event()
         self._again = asyncio.Event()
+        self._loading = asyncio.Lock()
         self._shown = False
         self._since: dict[str, float] = {}
 
@@ -64,22 +73,70 @@ class Session:
                 raise LlmtapError(f"port {config.server.port} is in use; choose another with --port")
             plan = make_plan(self._setup, folder, self._run_id, os.environ)
             supervisor = Supervisor(plan, folder, self._run_id, log=self._log, pid=os.getpid(), on_change=self._changed)
-            watching = self._watch_file(folder)
+            link = GatewayLink()
+            fleet = Fleet(self._setup, supervisor, link, run=self._run_id, env=os.environ, folder=folder.path, log=self._log)
+            api = self._api(fleet, link, folder)
             try:
-                await self._through(supervisor)
+                await link.start(folder.sockets / CONTROL)
+                await fleet.start()
+                await api.start(folder.sockets / MANAGEMENT)
+                watching = self._watch_file(fleet)
+                try:
+                    await self._through(supervisor, fleet)
+                finally:
+                    if watching is not None:
+                        watching.cancel()
             finally:
-                if watching is not None:
-                    watching.cancel()
+                await api.close()
+                await link.close()
 
-    def _watch_file(self, folder: RunFolder) -> asyncio.Task[None] | None:
+    def _api(self, fleet: Fleet, link: GatewayLink, folder: RunFolder) -> ApiServer:
+        # FastAPI takes a third of a second to import: only for a run
+        from .api.app import create_app
+        from .api.desk import Desk
+        from .api.feedback import Feedback, by_gateway
+        from .api.server import ApiServer
+
+        config = self._setup.config
+        feedback = Feedback(config.spool_dir, config.db_path, by_gateway) if config.capture.enabled else None
+
+        async def status() -> dict[str, Any]:
+            return overview(fleet.config, folder.read(), None)
+
+        desk = Desk(fleet, link, status, partial(self._reload, fleet))
+        return ApiServer(create_app(desk, feedback), at_end=feedback.close if feedback is not None else lambda: None)
+
+    def _watch_file(self, fleet: Fleet) -> asyncio.Task[None] | None:
         source = self._source
         if source is None:
             return None
-        effective = folder.path / EFFECTIVE
-        changed = partial(reconfigure, source, self._setup.config, effective, self._log)
+
+        def changed() -> None:
+            self._reloading = asyncio.create_task(self._file_changed(fleet))
+
         return asyncio.create_task(watch(source.path, changed))
 
-    async def _through(self, supervisor: Supervisor) -> None:
+    async def _file_changed(self, fleet: Fleet) -> None:
+        try:
+            waiting = await self._reload(fleet)
+        except ConfigError as error:
+            for line in str(error).splitlines():
+                self._log("llmtap", f"the changed configuration is not used: {line}")
+            return
+        if waiting:
+            self._log("llmtap", f"the configuration has changed; waits for a restart: {', '.join(waiting)}")
+
+    async def _reload(self, fleet: Fleet) -> list[str] | None:
+        """Read the file again. Returns what has to wait for a restart, None without a file. Raises ConfigError."""
+        source = self._source
+        if source is None:
+            return None
+        async with self._loading:
+            fresh = await asyncio.to_thread(source.again)
+            await fleet.reload(fresh)
+            return waits_for_restart(source.read, fresh)
+
+    async def _through(self, supervisor: Supervisor, fleet: Fleet) -> None:
         starting = asyncio.create_task(self._start(supervisor))
         stop = asyncio.create_task(self._stop.wait())
         await asyncio.wait([starting, stop], return_when=asyncio.FIRST_COMPLETED)
@@ -93,6 +150,7 @@ class Session:
             again = asyncio.create_task(self._hurry(supervisor))
             hurrying = again
             self._say("stopping; once more to stop at once")
+            await fleet.close()
             if not starting.done():
                 with suppress(asyncio.CancelledError):
                     await starting  # its own way out stops everything
@@ -131,7 +189,10 @@ class Session:
         self._say(f"\ndata folder: {state['data']}")
         model = next((backend["model"] for backend in state["backends"] if backend["model"]), None)
         model = model or next((words.partition(", ")[2].split(" ")[0] for words in seen.values() if ", " in words), None)
-        self._say(f"try: {try_line(state['urls']['openai'], model or 'MODEL')}")
+        if state["backends"]:
+            self._say(f"try: {try_line(state['urls']['openai'], model or 'MODEL')}")
+        else:
+            self._say(f"no backend yet; start one: {up_line(state['urls']['gateway'])}")
         for name in sorted(supervisor.plan.slow):
             process = next(process for process in supervisor.backends if process.name == name)
             if process.state is State.STARTING:

@@ -30,8 +30,8 @@ LAST_PASS_S = 10.0
 class Plan:
     """What to run.
 
-    `gateways`: one, or several workers on one port. `slow`: names of backends that are not waited for. `facts`: put into the
-    state as they are (URLs, folders).
+    `gateways`: one, or several workers on one port. `slow`: names of backends that are not waited for, `lazy`: of those
+    that are not started before somebody asks for them. `facts`: put into the state as they are (URLs, folders).
     """
 
     gateways: tuple[Spec, ...]
@@ -39,6 +39,7 @@ class Plan:
     writer: Spec | None = None
     datasette: Spec | None = None
     slow: frozenset[str] = frozenset()
+    lazy: frozenset[str] = frozenset()
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -58,6 +59,7 @@ class Supervisor:
         """`run`: this run's mark, which the specs' environments bear; `pid`: the launcher's process id."""
         self.plan, self._folder, self._run, self._log, self._pid = plan, folder, run, log, pid
         self._on_change = on_change
+        self.also_told: list[Callable[[Process], None]] = []
         self._started_at = time.time()
         self._phase = "starting"
         self._hurrying = False
@@ -79,10 +81,12 @@ class Supervisor:
         try:
             await self.guard.start()
             for process in self.backends:
-                await process.start()
+                if process.name not in self.plan.lazy:
+                    await process.start()
             if self.writer is not None:
                 await self.writer.start()
-            quick = [process for process in self.backends if process.name not in self.plan.slow]
+            later = self.plan.slow | self.plan.lazy
+            quick = [process for process in self.backends if process.name not in later]
             await self._patiently([*quick, self.writer])
             for gateway in self.gateways:
                 await gateway.start()
@@ -109,6 +113,19 @@ class Supervisor:
             await self.writer.stop()
         await asyncio.gather(*(process.stop() for process in self.backends))
         await self.guard.close()
+
+    def add(self, spec: Spec) -> Process:
+        """One more backend, not yet started."""
+        process = self._process(spec)
+        self.backends.append(process)
+        return process
+
+    async def discard(self, process: Process) -> None:
+        """Stop a backend's process and forget it."""
+        await process.stop()
+        if process in self.backends:
+            self.backends.remove(process)
+        self.save()
 
     async def _last_pass(self, writer: Process) -> None:
         """A writer that died a moment ago is waited for, so that it takes what is in the spool before the end. What stays there
@@ -176,6 +193,8 @@ class Supervisor:
 
     def _changed(self, process: Process) -> None:
         self.save()
+        for tell in self.also_told:
+            tell(process)
         if self._on_change is not None:
             self._on_change(process)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -10,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llmtap.core.config import Backend, Launch
 from llmtap.core.errors import ConfigError
 
 from .engine_env import default_environment
@@ -87,9 +90,59 @@ def vllm_command(words: Sequence[str] | None, venv: Path | None, env: Mapping[st
     return [on_path]
 
 
-def vllm_argv(command: Sequence[str], model: str, host: str, port: int, args: Mapping[str, Any]) -> list[str]:
-    """`vllm serve MODEL --host H --port P ...`."""
-    return [*command, "serve", model, "--host", host, "--port", str(port), *flags(args)]
+def vllm_argv(
+    command: Sequence[str], model: str, host: str, port: int, args: Mapping[str, Any], drain_s: float | None = None
+) -> list[str]:
+    """`vllm serve MODEL --host H --port P ...`. `drain_s`: how long its streams may go on after SIGTERM."""
+    more = [] if drain_s is None or has_flag(args, "shutdown-timeout") else ["--shutdown-timeout", str(math.ceil(drain_s))]
+    return [*command, "serve", model, "--host", host, "--port", str(port), *flags(args), *more]
+
+
+def has_flag(args: Mapping[str, Any], name: str) -> bool:
+    """Whether a flag is set in `launch.args`, in either spelling."""
+    return any(key.replace("_", "-") == name and value not in (None, False) for key, value in args.items())
+
+
+def knows_flag(command: Sequence[str], flag: str) -> bool:
+    """Whether the vLLM of this command has a flag: looked up in its sources, an unknown one would end it. False when they are
+    not where they are expected, in the environment of the command."""
+    command_path = shutil.which(command[0])
+    if command_path is None:
+        return False
+    sources = "lib/python3.*/site-packages/vllm/engine/arg_utils.py"
+    for folder in dict.fromkeys((Path(command_path).parent.parent, Path(command_path).resolve().parent.parent)):
+        for source in folder.glob(sources):
+            with contextlib.suppress(OSError):
+                return f'"--{flag}"' in source.read_text("utf-8", "replace")
+    return False
+
+
+async def sleep_call(backend: Backend, path: str) -> bool:
+    """`/sleep` or `/wake_up` of a backend that has them (vLLM: `enable-sleep-mode`). False: it does not, or did not do it."""
+    launch = backend.launch
+    if launch is None or backend.url is None or not has_flag(launch.args, "enable-sleep-mode"):
+        return False
+    import httpx
+
+    key = backend.api_key.get_secret_value() if backend.api_key is not None else None
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    try:
+        async with httpx.AsyncClient(timeout=SLEEP_S, trust_env=False, headers=headers) as client:
+            return (await client.post(backend.url.rstrip("/") + path)).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+#: moving weights out of and into a GPU takes seconds
+SLEEP_S = 120.0
+
+
+def served_names(launch: Launch) -> tuple[str, ...]:
+    """The names clients use for the model: those of `served-model-name`, else the model's own."""
+    names = next((value for key, value in launch.args.items() if key.replace("_", "-") == "served-model-name"), None)
+    if isinstance(names, list | tuple):
+        return tuple(str(name) for name in names) or (launch.model,)
+    return (str(names),) if names else (launch.model,)
 
 
 def vllm_env(base: Mapping[str, str], extra: Mapping[str, str], command: Sequence[str], api_key: str | None) -> dict[str, str]:

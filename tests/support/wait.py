@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from threading import Event
@@ -18,3 +19,12 @@ def eventually[T](condition: Callable[[], T | None], message: str, timeout_s: fl
         if time.monotonic() > end:
             raise AssertionError(message)
         pause.wait(every_s)
+
+
+async def eventually_async(condition: Callable[[], object], message: str, timeout_s: float = 20.0, every_s: float = 0.02) -> None:
+    """The same within an event loop, which goes on meanwhile."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > end:
+            raise AssertionError(message)
+        await asyncio.sleep(every_s)

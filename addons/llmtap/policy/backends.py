@@ -349,10 +349,12 @@ class Backends:
         )
 
     def models(self, kind: Kind | None = None) -> list[dict[str, object]]:
-        """The union of the model cards of usable backends, first come first listed, then the aliases of models among them."""
+        """The union of the model cards of backends that are usable, or started when asked for; first come first listed, then
+        the aliases of models among them."""
         seen: dict[str, dict[str, object]] = {}
         for backend in self._all.values():
-            if not backend.usable or backend.state == "unknown" or (kind is not None and backend.kind != kind):
+            startable = backend.state == "stopped" and backend.starts_within_s is not None
+            if not (startable or backend.usable) or backend.state == "unknown" or (kind is not None and backend.kind != kind):
                 continue
             cards: Sequence[dict[str, object]] = backend.model_cards
             if backend.fixed_models is not None:

@@ -1,1 +1,4 @@
-"""HTTP for managing and rating: applications without a process of their own, to be mounted where they are served."""
+"""The management API (`/api/v1/*`): FastAPI in the launcher, on a UNIX socket; the gateway forwards to it what may come in.
+
+`app.create_app` puts it together of routers, one a file; another one is added to `app.ROUTERS`.
+"""

@@ -29,6 +29,7 @@ from ulid import ULID
 from llmtap.core.config import Config
 from llmtap.core.errors import ApiError, BadRequest, NotFound, SpoolError, Unauthorized, error_body
 from llmtap.core.feedback import Patch, Rating, encode
+from llmtap.core.sockets import CLIENT_HEADER
 from llmtap.policy.keys import Client, Keyring
 from llmtap.spool.writer import SegmentWriter
 from llmtap_launcher.store.database import StoreError, connect_ro
@@ -220,6 +221,12 @@ def by_key(config: Config) -> Who:
         return client
 
     return who
+
+
+def by_gateway(request: Request) -> Client | None:
+    """Who a request comes from that a gateway has let in and forwarded: the holder of the key it names, if any."""
+    name = request.headers.get(CLIENT_HEADER)
+    return None if name is None else Client(name)
 
 
 def application(config: Config) -> Starlette:

@@ -18,7 +18,7 @@ NOTHING_TO_SERVE = """nothing to serve; one of:
   llmtap up --dry-run            two simulated engines, no GPU needed
   llmtap up --backend URL        in front of a server that runs
   llmtap up --model MODEL        start vLLM for a model
-or name backends in llmtap.yaml"""
+or name backends in llmtap.yaml (one without any waits for POST /api/v1/inference/up)"""
 
 
 @click.command()
@@ -68,7 +68,8 @@ def up(
         return with_backends(load_config(config_path, overrides), dry_run=dry_run, model=model, engine=engine, urls=urls)
 
     config = load()
-    if not config.backends:
+    # with a file one may begin empty and start engines over the management API
+    if not config.backends and not (config_path is not None and config.management.enabled):
         raise click.UsageError(NOTHING_TO_SERVE)
     if not (config.auth.enabled or config.server.insecure or is_loopback(config.server.host)):
         raise ConfigError(EXPOSED.format(host=config.server.host))

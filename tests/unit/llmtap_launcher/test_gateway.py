@@ -25,6 +25,12 @@ def test_the_gateway_alone_and_mitmweb() -> None:
     }
 
 
+def test_the_gateway_is_told_where_the_launchers_sockets_are() -> None:
+    paths = Path("/x/gateway.py"), Path("/run/gateway.yaml"), Path("/run/mitm")
+    assert gateway_argv(*paths, sockets=Path("/run"))[-2:] == ["--launcher", "/run"]
+    assert "llmtap_launcher=/run" in gateway_argv(*paths, web_port=8082, sockets=Path("/run"))
+
+
 def test_own_processes_find_the_packages_and_read_one_configuration() -> None:
     roots = source_roots()
     assert roots == [str(ROOT / "addons"), str(ROOT / "launcher")]

@@ -1,55 +1,28 @@
-"""A changed file while `llmtap up` runs."""
+"""What of a changed file is taken over while `llmtap up` runs."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
-import pytest
-
-from llmtap.core import config_load
 from llmtap.core.config import Config
-from llmtap_launcher.reconfigure import Source, reconfigure
+from llmtap_launcher.reconfigure import taken_over, waits_for_restart
 
 
-class Desk:
-    def __init__(self, folder: Path) -> None:
-        self.file, self.effective = folder / "llmtap.yaml", folder / "gateway.yaml"
-        self.log: list[str] = []
-        self.write("a")
-        self.running = self.load()
-        self.source = Source(self.file, self.running, self.load)
-
-    def write(self, name: str, more: str = "") -> None:
-        self.file.write_text(f"auth: {{enabled: true, keys: [{{name: {name}, key: secret-{name}}}]}}\n{more}")
-
-    def load(self) -> Config:
-        return config_load.load(self.file, {}, {})
-
-    def changed(self) -> None:
-        reconfigure(self.source, self.running, self.effective, lambda name, line: self.log.append(line))
+def config(**sections: Any) -> Config:
+    return Config.model_validate(sections)
 
 
-@pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
+def test_what_can_change_does_and_the_rest_stays() -> None:
+    running = config(server={"port": 9000, "max_body_mb": 1}, capture={"segment_mb": 5})
+    fresh = config(
+        server={"port": 9001, "max_body_mb": 2}, capture={"segment_mb": 6}, routing={"retries": 1}, timeouts={"idle_s": 7}
+    )
+    now = taken_over(running, fresh)
+    assert (now.server.port, now.server.max_body_mb) == (9000, 2)
+    assert (now.capture.segment_mb, now.routing.retries, now.timeouts.idle_s) == (5, 1, 7)
 
 
-def test_new_keys_reach_the_gateways_file(desk: Desk) -> None:
-    desk.write("b")
-    desk.changed()
-    assert [key.name for key in config_load.load(desk.effective, {}, {}).auth.keys] == ["b"]
-    assert desk.effective.stat().st_mode & 0o077 == 0
-    assert desk.log == []
-
-
-def test_what_has_to_wait_is_named_and_not_written(desk: Desk) -> None:
-    desk.write("b", "timeouts: {idle_s: 7}\n")
-    desk.changed()
-    assert desk.log == ["the configuration has changed; waits for a restart: timeouts"]
-    assert config_load.load(desk.effective, {}, {}).timeouts.idle_s == 600
-
-
-def test_a_wrong_file_changes_nothing(desk: Desk) -> None:
-    desk.file.write_text("auth: {enabled: perhaps}\n")
-    desk.changed()
-    assert not desk.effective.exists() and "the changed configuration is not used" in desk.log[0]
+def test_what_waits_for_a_restart_is_named() -> None:
+    fresh = config(server={"port": 9001, "max_body_mb": 2}, capture={"segment_mb": 6}, timeouts={"idle_s": 7})
+    assert waits_for_restart(config(), fresh) == ["server.port", "capture"]
+    assert waits_for_restart(fresh, fresh) == []

@@ -2,7 +2,7 @@ import io
 import json
 import shlex
 
-from llmtap_launcher.report import gateway_state, print_table, process_states, size, try_line, url_rows
+from llmtap_launcher.report import gateway_state, print_table, process_states, size, try_line, up_line, url_rows
 
 
 def table(rows: list[list[str]], header: list[str] | None = None) -> list[str]:
@@ -64,3 +64,8 @@ def test_sizes() -> None:
     assert [size(n) for n in (None, 0, 999, 1000, 12_345_678, 5e9, 7e12)] == [
         "-", "0 B", "999 B", "1.0 kB", "12.3 MB", "5.0 GB", "7.0 TB",
     ]  # fmt: skip
+
+
+def test_the_command_that_starts_an_engine_is_one_line_for_a_shell() -> None:
+    words = shlex.split(up_line("http://127.0.0.1:8000"))
+    assert words[2] == "http://127.0.0.1:8000/api/v1/inference/up" and json.loads(words[-1]) == {"model": "MODEL"}

@@ -42,6 +42,7 @@ PROMISED: dict[str, Any] = {
     "timeouts": {"connect_s": 5, "first_byte_s": 600, "idle_s": 600, "total_s": 3600},
     "queue": {"max_concurrency": None, "max_waiting": 1000, "timeout_s": 60},
     "auth": {"enabled": False, "keys": (), "exempt_paths": ("/health", "/internal/healthz")},
+    "management": {"enabled": True, "keys": ()},
     "rate_limit": {
         "enabled": False,
         "default_limit": 60,
@@ -120,6 +121,8 @@ def test_defaults_of_a_backend() -> None:
             "command": None,
             "venv": None,
             "startup_timeout_s": 900,
+            "ttl_s": None,
+            "group": None,
         },
     }
 

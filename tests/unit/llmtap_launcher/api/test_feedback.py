@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from starlette.applications import Starlette
+from starlette.requests import Request
 
 from llmtap.core.config import Config
 from llmtap_launcher.api import feedback
@@ -159,3 +160,9 @@ async def test_a_rebuild_has_the_ratings(captures: Any) -> None:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://g") as http:
         assert (await http.post(f"/api/v1/exchanges/{captures.uid}/ratings", json={"thumb": "down"})).status_code == 201
     assert stored(captures, "SELECT value FROM ratings") == [(-1.0,)]
+
+
+@pytest.mark.parametrize(("headers", "name"), [([], None), ([(b"x-llmtap-client", b"alice")], "alice")])
+def test_behind_a_gateway_the_gateway_says_who_it_is(headers: list[tuple[bytes, bytes]], name: str | None) -> None:
+    found = feedback.by_gateway(Request({"type": "http", "headers": headers}))
+    assert (found.name if found is not None else None) == name
