@@ -55,7 +55,7 @@ class Desk:
 
     def plan(self, gateway: Spec, backends: tuple[Spec, ...] = (), slow: frozenset[str] = frozenset()) -> Plan:
         rows = [{"name": spec.name, "url": "http://b", "model": "m"} for spec in backends]
-        facts = {"urls": {"openai": "http://gw/v1"}, "data": str(self.tmp_path), "backends": rows}
+        facts = {"urls": {"openai": "http://gw/v1", "gateway": "http://gw"}, "data": str(self.tmp_path), "backends": rows}
         return Plan((gateway,), backends=backends, slow=slow, facts=facts)
 
     async def until(self, words: str) -> None:
@@ -71,16 +71,27 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
 
 @pytest.mark.parametrize("number", session.STOP_SIGNALS)
 async def test_table_then_signal_then_stop(desk: Desk, capsys: pytest.CaptureFixture[str], number: int) -> None:
-    running = asyncio.create_task(desk.session(desk.plan(Spec("gateway", WAITS, ready=up))).run())
+    plan = desk.plan(Spec("gateway", WAITS, ready=up), (Spec("engine", WAITS),), frozenset({"engine"}))
+    running = asyncio.create_task(desk.session(plan).run())
     await desk.until("Ctrl-C stops everything")
     assert "OpenAI base URL  http://gw/v1  ready" in capsys.readouterr().out
     assert f"\ndata folder: {desk.tmp_path}" in desk.said
     assert any(line.startswith("try: curl -s http://gw/v1/chat/completions") for line in desk.said)
+    assert not any("no backend yet" in line for line in desk.said)
     assert RunFolder(desk.tmp_path).running() is not None
     os.kill(os.getpid(), number)
     await running
     assert desk.said[-2:] == ["stopping; once more to stop at once", "stopped"]
     assert RunFolder(desk.tmp_path).read() is None
+
+
+async def test_without_a_backend_it_says_how_to_start_one(desk: Desk) -> None:
+    running = asyncio.create_task(desk.session(desk.plan(Spec("gateway", WAITS, ready=up))).run())
+    await desk.until("Ctrl-C stops everything")
+    assert any(line.startswith("no backend yet; start one: curl -s http://gw/api/v1/inference/up") for line in desk.said)
+    assert not any(line.startswith("try:") for line in desk.said)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await running
 
 
 async def test_a_second_signal_stops_at_once(desk: Desk) -> None:
