@@ -26,6 +26,8 @@ _RATED = "/api/v1/exchanges/"
 _PAGES = ("/api/docs", "/api/openapi.json")
 #: what is handed on, beside the body's length
 _HEADERS = ("content-type", "accept")
+#: a proxy on this machine sends these for clients that are elsewhere
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 #: of the answer, what belongs to the connection it came over
 _HOP = ("connection", "transfer-encoding", "keep-alive", "server", "date")
 Later = Callable[[], Awaitable[http.Response]]
@@ -71,7 +73,7 @@ class Management:
         if self._names:
             if not any(self._keys.find(key) for key in presented):
                 raise Unauthorized("a key that management.keys names is needed: send it as Authorization: Bearer KEY")
-        elif not (_local(flow) and _local_name(request.host_header)):
+        elif not (_local(flow) and _local_name(request.host_header)) or any(name in request.headers for name in _FORWARDED):
             raise Forbidden(
                 "without keys the management API is for this machine only; name a key in management.keys",
                 code="management_not_allowed",

@@ -48,6 +48,7 @@ class Remote:
     def __init__(self, host: Host, path: Path) -> None:
         self._host, self._path = host, path
         self._picture: Mapping[str, Mapping[str, Any]] = {}
+        self._wanted: set[str] = set()  # said since the last picture
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -77,8 +78,9 @@ class Remote:
             writer.close()
 
     def wanted(self, backend: Backend) -> None:
-        """A request waits for this one to be started."""
-        if self._writer is not None:
+        """A request waits for this one to be started. Said once; again after the next picture, if it still does."""
+        if self._writer is not None and backend.name not in self._wanted:
+            self._wanted.add(backend.name)
             self._writer.write(orjson.dumps({"wanted": backend.name}) + b"\n")
 
     def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
@@ -125,9 +127,11 @@ class Remote:
         if backends is None:
             return
         backends.wanted = self.wanted
+        self._wanted.clear()  # the launcher has taken note, or the line was lost
         for name, what in self._picture.items():
             if name in backends:
                 self._apply(backends, backends[name], what)
+        backends.shared.tell_waiting()
 
     def _apply(self, backends: Backends, backend: Backend, what: Mapping[str, Any]) -> None:
         backends.drain(backend.name, bool(what.get("draining")))
@@ -138,7 +142,6 @@ class Remote:
             backend.starts_within_s = within
             if not backends.set_state(backend.name, "stopped", reason, time.time()) and altered:
                 backends.shared.altered()
-                backends.shared.tell_waiting()
         elif backend.state == "stopped":
             backend.starts_within_s = None
             failed = bool(what.get("failed"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 from llmtap.core.config import Backend, Config
 from llmtap.core.errors import ConfigError
@@ -29,6 +30,8 @@ class Fleet(Roster):
         Raises Conflict, ConfigError, ProcessFailed; then there is no such backend.
         """
         async with self._changing:
+            if self._closed:
+                raise Conflict("llmtap is stopping")
             if backend.name in self.members:
                 raise Conflict(f"there is a backend {backend.name} already")
             member = Member(backend, origin="api", entered=False)
@@ -44,12 +47,13 @@ class Fleet(Roster):
             if member.process is not None:
                 async with self._lock(member):
                     await self._make_room(member)
-                    await member.process.ready()
+                    await self._ready(member, member.process)
             async with self._changing:
                 if self.members.get(backend.name) is not member:
                     raise ProcessFailed(f"{backend.name} was stopped before it was ready")
                 member.resumes = backend.launch is not None and backend.launch.on_demand
-                await self._enter([*self.config.backends, backend])
+                others = [b for b in self.config.backends if b.name != backend.name]  # the file may have come to name it
+                await self._enter([*others, backend])
                 member.entered = True
                 await self._show()
         except BaseException:
@@ -115,15 +119,19 @@ class Fleet(Roster):
         waiting = set(lazy([(m.backend, m.backend.launch) for m in self.members.values() if m.backend.launch is not None]))
         for member in begin:
             if member.process is not None and member.name not in waiting:
-                self._spawn(self._bring_wanted(member, "it is new"))
+                self._log(member.name, "[llmtap] it is new")
+                self._spawn(self._bring_alone(member, on_demand=False))
 
     def _as_before(self, backend: Backend) -> Backend:
         """A backend of the file, settled: on the port it has already, if the file leaves that open."""
         known = self.members.get(backend.name)
         here = known.backend.url if known is not None and known.process is not None else None
-        return settled(
-            backend.model_copy(update={"url": here}) if backend.url is None and here else backend, lambda: free_ports(1)[0]
-        )
+        return settled(backend.model_copy(update={"url": here}) if backend.url is None and here else backend, self.free_port)
+
+    def free_port(self) -> int:
+        """One that nobody listens on, nor will: those of backends that are stopped or about to start are theirs."""
+        taken = {port for m in self.members.values() if m.backend.url and (port := urlsplit(m.backend.url).port) is not None}
+        return free_ports(1, avoid=taken)[0]
 
     def _renewed(self, backend: Backend) -> Member | None:
         """Note what the file says of a backend now. The member, if its process has to be started."""
@@ -156,4 +164,5 @@ class Fleet(Roster):
             await self._supervisor.discard(member.process)
         if follows is not None and follows.backend.launch is not None and self.members.get(follows.name) is follows:
             follows.process, follows.held = self._supervisor.add(self._spec(follows.backend)), False
-            await self._bring_wanted(follows, "it has changed")
+            self._log(follows.name, "[llmtap] it has changed")
+            await self._bring_alone(follows, on_demand=False)

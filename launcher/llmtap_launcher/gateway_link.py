@@ -87,17 +87,16 @@ class GatewayLink:
         """The answers of all gateways, one that is lost meanwhile left out. Raises Refused when one of them says no."""
         number = next(self._numbers)
         line = json.dumps({"id": number, "do": do, **more}).encode() + b"\n"
-        futures = []
+        futures: list[asyncio.Future[Any]] = []
         for peer in self._peers:
             future = peer.asked[number] = asyncio.get_running_loop().create_future()
             futures.append(future)
             peer.writer.write(line)
-        answers = []
-        for future in futures:
-            try:
-                answers.append(await asyncio.wait_for(future, ANSWER_S))
-            except (ConnectionError, TimeoutError):
-                continue
+        if futures:
+            await asyncio.wait(futures, timeout=ANSWER_S)
+        for peer in self._peers:
+            peer.asked.pop(number, None)
+        answers = [future.result() for future in futures if future.done() and future.exception() is None]
         for answer in answers:
             if "error" in answer:
                 raise Refused(str(answer["error"]))

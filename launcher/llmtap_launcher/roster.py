@@ -207,11 +207,16 @@ class Roster:
         key = f"group {member.group}" if member.group is not None else f"backend {member.name}"
         return self._locks.setdefault(key, asyncio.Lock())
 
-    async def bring(self, member: Member) -> None:
-        """Have it run and get requests. Raises ProcessFailed."""
+    async def bring(self, member: Member, *, on_demand: bool = False) -> None:
+        """Have it run and get requests. `on_demand`: for a request, so not if it is stopped by hand meanwhile.
+
+        Raises Conflict, ProcessFailed.
+        """
         if member.process is None:
             raise Conflict(f"{member.name} is not started by llmtap")
         async with self._lock(member):
+            if on_demand and not member.resumes:
+                return
             await self._make_room(member)
             member.resumes = member.backend.launch is not None and member.backend.launch.on_demand
             member.failed_at = None
@@ -221,11 +226,19 @@ class Roster:
                     await member.process.stop()
                     member.asleep = False
             try:
-                await member.process.ready()
+                await self._ready(member, member.process)
             finally:
                 member.held = False
                 member.used_at = asyncio.get_running_loop().time()
                 await self._show()
+
+    async def _ready(self, member: Member, process: Process) -> None:
+        """Have its process ready, unless the member is gone by now: nobody would ever stop it. Raises ProcessFailed."""
+        if self._closed:
+            raise Conflict("llmtap is stopping")
+        if self.members.get(member.name) is not member or member.process is not process:
+            raise ProcessFailed(process.error or f"{member.name} was stopped before it was ready", process.tail)
+        await process.ready()
 
     async def rest(self, member: Member, *, resumes: bool, patience_s: float | None = None) -> None:
         """Have it stop, its running requests first brought to their end. `resumes`: the next request may start it again."""
@@ -265,18 +278,20 @@ class Roster:
         if member is None or not member.resumes or name in self._bringing or self._closed:
             return
         self._bringing.add(name)
-        self._spawn(self._bring_wanted(member))
+        self._log(name, "[llmtap] a request needs it")
+        self._spawn(self._bring_alone(member, on_demand=True))
 
-    async def _bring_wanted(self, member: Member, why: str = "a request needs it") -> None:
-        self._log(member.name, f"[llmtap] {why}")
+    async def _bring_alone(self, member: Member, *, on_demand: bool) -> None:
+        """`bring` with nobody to raise to."""
         try:
-            await self.bring(member)
-        except ProcessFailed:
+            await self.bring(member, on_demand=on_demand)
+        except (ProcessFailed, Conflict):
             pass  # told by the process; the gateways have it from the picture
         except Refused as error:
             self._log(member.name, f"[llmtap] the gateway: {error}")
         finally:
             self._bringing.discard(member.name)
+            self._dirty.set()  # who asked in this very moment asks again
 
     async def _watch_idle(self) -> None:
         """Stop what nobody has used for its `ttl_s`."""

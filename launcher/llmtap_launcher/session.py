@@ -87,6 +87,7 @@ class Session:
                     if watching is not None:
                         watching.cancel()
             finally:
+                await fleet.close()
                 await api.close()
                 await link.close()
 

@@ -131,7 +131,8 @@ class Shared:
 class Backends:
     """All backends in configuration order, and the choice among them. `before`: those of the configuration before this one.
 
-    `changed` is told when a backend's state changes, it comes or goes; `wanted` when a request waits for one to be started.
+    `changed` is told when a backend's state changes, it comes or goes; `wanted` when a request waits for one to be started
+    (again and again while it waits).
     """
 
     def __init__(

@@ -100,6 +100,8 @@ class Waiting:
                 self._backends.take(backend)
                 waiter.granted(backend, way)
                 return True
+            if way.startable and self._backends.wanted is not None:  # it may have run when they came
+                self._backends.wanted(way.startable[0])
         return False
 
     def _refuse(self, heap: list[tuple[int, int, Waiter]], error: ApiError) -> None:

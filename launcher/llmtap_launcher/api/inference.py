@@ -12,9 +12,8 @@ from fastapi import APIRouter
 from pydantic import ValidationError
 
 from llmtap.core.config import Backend, Launch
-from llmtap_launcher.fleet import Fleet
+from llmtap_launcher.fleet import Conflict, Fleet
 from llmtap_launcher.members import Member
-from llmtap_launcher.ports import free_ports
 from llmtap_launcher.process import ProcessFailed
 from llmtap_launcher.settle import settled
 
@@ -35,11 +34,16 @@ async def up(wish: Up, desk: TheDesk) -> Ready:
     fleet = desk.fleet
     launch = launch_of(wish)
     member = _known(fleet, wish, launch)
-    if member is not None:
-        await fleet.bring(member)
+    if member is None:
+        try:
+            member = await fleet.add(_backend(fleet, wish, launch))
+        except Conflict:  # somebody has wished for the same at the same time
+            member = _known(fleet, wish, launch)
+            if member is None:
+                raise
+            await fleet.bring(member)
     else:
-        backend = _backend(fleet, wish, launch)
-        member = await fleet.add(backend)
+        await fleet.bring(member)
     if not await fleet.seen(member):
         row = await one(desk, member)
         if member.origin == "api":
@@ -131,7 +135,7 @@ def _backend(fleet: Fleet, wish: Up, launch: Launch) -> Backend:
         fields["url"] = f"http://127.0.0.1:{wish.port}"
     if wish.max_concurrency is not None:
         fields["max_concurrency"] = wish.max_concurrency
-    return settled(checked(lambda: Backend(**fields)), lambda: free_ports(1)[0])
+    return settled(checked(lambda: Backend(**fields)), fleet.free_port)
 
 
 def name_for(model: str, taken: Any) -> str:
