@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import time
 from collections.abc import Awaitable, Callable
 from http.client import HTTPException, HTTPResponse
 from ipaddress import ip_address
@@ -71,13 +72,17 @@ class Management:
             raise Forbidden("this API key may not manage; name it in management.keys", code="management_not_allowed")
         request.data.headers.fields, presented = take(request.data.headers.fields)
         if self._names:
-            if not any(self._keys.find(key) for key in presented):
+            if not any(self._valid(key) for key in presented):
                 raise Unauthorized("a key that management.keys names is needed: send it as Authorization: Bearer KEY")
         elif not (_local(flow) and _local_name(request.host_header)) or any(name in request.headers for name in _FORWARDED):
             raise Forbidden(
                 "without keys the management API is for this machine only; name a key in management.keys",
                 code="management_not_allowed",
             )
+
+    def _valid(self, key: bytes) -> bool:
+        client = self._keys.find(key)
+        return client is not None and (client.expires is None or time.time() < client.expires)
 
     def _check_there(self) -> None:
         if self._socket is None:

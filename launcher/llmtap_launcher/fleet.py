@@ -149,7 +149,7 @@ class Fleet(Roster):
         if member is None:
             new.process = self._supervisor.add(self._spec(backend))
             return new
-        new.held = True  # until the one before it has ended: `_retire`
+        new.held = new.anew = True  # until the one before it has ended: `_retire`
         return None
 
     def _spec(self, backend: Backend, *, api: bool = False) -> Spec:
@@ -163,6 +163,6 @@ class Fleet(Roster):
             await self._idle(member)
             await self._supervisor.discard(member.process)
         if follows is not None and follows.backend.launch is not None and self.members.get(follows.name) is follows:
-            follows.process, follows.held = self._supervisor.add(self._spec(follows.backend)), False
+            follows.process = self._supervisor.add(self._spec(follows.backend))
             self._log(follows.name, "[llmtap] it has changed")
             await self._bring_alone(follows, on_demand=False)

@@ -18,12 +18,14 @@ RETRY_S = 30.0
 @dataclass(slots=True, eq=False)
 class Member:
     """A backend. `origin`: named by the configuration, or by the management API. `held`: it gets no requests, because it is
-    stopped, being stopped or asleep; `resumes`: the next request may start it; `draining`: an operator said so."""
+    stopped, being stopped or asleep; `anew`: it is, until the one whose place it takes has ended and it has started;
+    `resumes`: the next request may start it; `draining`: an operator said so."""
 
     backend: Backend
     process: Process | None = None
     origin: Literal["file", "api"] = "file"
     held: bool = False
+    anew: bool = False
     asleep: bool = False
     draining: bool = False
     resumes: bool = False
@@ -67,8 +69,11 @@ class Member:
         """Its part of the picture that gateways get. `patience_s`: how long others of its group may take to make room."""
         picture: dict[str, Any] = {"draining": self.draining}
         process, launch = self.process, self.backend.launch
-        if process is None or launch is None:
+        if launch is None:
             return picture
+        within = launch.startup_timeout_s + patience_s
+        if process is None or self.anew:
+            return {**picture, "stopped": True, "starts_within_s": within, "reason": "it is started anew"}
         ready = process.state is State.READY and not self.held
         if ready or not (self.held or self.resumes):
             return picture
@@ -76,5 +81,4 @@ class Member:
             return {**picture, "stopped": True, "starts_within_s": None, "reason": process.error or "it did not start"}
         if not self.resumes:
             return {**picture, "stopped": True, "starts_within_s": None, "reason": "stopped by an operator"}
-        within = launch.startup_timeout_s + patience_s
         return {**picture, "stopped": True, "starts_within_s": within, "reason": "it starts when a request needs it"}

@@ -228,7 +228,7 @@ class Roster:
             try:
                 await self._ready(member, member.process)
             finally:
-                member.held = False
+                member.held = member.anew = False
                 member.used_at = asyncio.get_running_loop().time()
                 await self._show()
 
@@ -275,7 +275,7 @@ class Roster:
 
     def _wanted(self, name: str) -> None:
         member = self.members.get(name)
-        if member is None or not member.resumes or name in self._bringing or self._closed:
+        if member is None or member.process is None or not member.resumes or name in self._bringing or self._closed:
             return
         self._bringing.add(name)
         self._log(name, "[llmtap] a request needs it")

@@ -13,7 +13,7 @@ from llmtap_launcher.fleet import Conflict, Unknown
 from llmtap_launcher.gateway_link import Refused
 from llmtap_launcher.process import ProcessFailed
 
-from . import backends, inference, system
+from . import backends, exchanges, inference, system
 from .desk import Declined, Desk, ErrorAnswer
 from .feedback import Feedback
 from .page import page
@@ -44,7 +44,7 @@ def create_app(desk: Desk, feedback: Feedback | None = None) -> FastAPI:
         )
 
     if feedback is not None:
-        app.router.routes.extend(feedback.routes())
+        app.include_router(exchanges.router(feedback), prefix=PREFIX)
     app.add_exception_handler(Declined, _declined)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)

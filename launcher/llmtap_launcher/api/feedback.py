@@ -54,13 +54,17 @@ class RatingIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Name | None = None
+    name: Name | None = Field(default=None, description="What is rated: helpfulness, better ...")
     thumb: Literal["up", "down"] | None = None
-    value: StrictBool | Annotated[float, Field(strict=True, allow_inf_nan=False)] | None = None
+    value: StrictBool | Annotated[float, Field(strict=True, allow_inf_nan=False)] | None = Field(
+        default=None, description="A number; true and false are 1 and 0."
+    )
     string_value: Annotated[str, Field(max_length=1000)] | None = None
     comment: Annotated[str, Field(max_length=20_000)] | None = None
-    correction: str | dict[str, Any] | None = None
-    source: Name = "user"
+    correction: str | dict[str, Any] | None = Field(
+        default=None, description="The reply that would have been right: its text, or a whole message."
+    )
+    source: Name = Field(default="user", description="Who rates: user, a judge's name ...")
 
     @model_validator(mode="after")
     def _says_something(self) -> RatingIn:
@@ -119,9 +123,9 @@ class Feedback:
     def routes(self) -> list[Route]:
         """To be mounted."""
         return [
-            Route("/api/v1/exchanges/{uid}/ratings", _answering(self.rate), methods=["POST"]),
-            Route("/api/v1/exchanges/{uid}/ratings", _answering(self.ratings), methods=["GET"]),
-            Route("/api/v1/exchanges/{uid}", _answering(self.patch), methods=["PATCH"]),
+            Route("/api/v1/exchanges/{uid}/ratings", answering(self.rate), methods=["POST"]),
+            Route("/api/v1/exchanges/{uid}/ratings", answering(self.ratings), methods=["GET"]),
+            Route("/api/v1/exchanges/{uid}", answering(self.patch), methods=["PATCH"]),
         ]
 
     def close(self) -> None:
@@ -246,7 +250,7 @@ async def _json(request: Request) -> Any:
         raise BadRequest("the body is not JSON") from error
 
 
-def _answering(route: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+def answering(route: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
     """The route with its errors as OpenAI's clients expect them."""
 
     async def answer(request: Request) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from fastapi import APIRouter
 from pydantic import ValidationError
 
 from llmtap.core.config import Backend, Launch
-from llmtap_launcher.fleet import Conflict, Fleet
+from llmtap_launcher.fleet import Conflict, Fleet, Unknown
 from llmtap_launcher.members import Member
 from llmtap_launcher.process import ProcessFailed
 from llmtap_launcher.settle import settled
@@ -33,21 +34,21 @@ async def up(wish: Up, desk: TheDesk) -> Ready:
     began = time.monotonic()
     fleet = desk.fleet
     launch = launch_of(wish)
-    member = _known(fleet, wish, launch)
+    known = member = _known(fleet, wish, launch)
     if member is None:
         try:
             member = await fleet.add(_backend(fleet, wish, launch))
         except Conflict:  # somebody has wished for the same at the same time
-            member = _known(fleet, wish, launch)
+            known = member = _known(fleet, wish, launch)
             if member is None:
                 raise
-            await fleet.bring(member)
-    else:
+    if known is not None:
         await fleet.bring(member)
     if not await fleet.seen(member):
         row = await one(desk, member)
-        if member.origin == "api":
-            await fleet.remove(member.name, 0.0)
+        if known is None:
+            with contextlib.suppress(Unknown):  # removed meanwhile
+                await fleet.remove(member.name, 0.0)
         why = row.reason or "it does not answer"
         raise ProcessFailed(f"{member.name} has started, but the gateway cannot use it: {why}", list(_tail(member)))
     return Ready(backend=await one(desk, member), seconds=round(time.monotonic() - began, 3))

@@ -64,6 +64,9 @@ async def test_off_and_without_a_launcher() -> None:
         {"origin": "https://evil.example"},
         {"origin": "null"},
         {"sec_fetch_site": "cross-site"},
+        {"x_forwarded_for": "10.0.0.1"},
+        {"forwarded": "for=10.0.0.1"},
+        {"via": "1.1 proxy"},
     ],
 )
 async def test_without_keys_it_is_for_this_machine_and_no_foreign_page(headers: dict[str, str]) -> None:
@@ -91,6 +94,12 @@ async def test_keys_that_may_manage_also_without_auth(key: str, status: int) -> 
     f = flow("POST", peer="10.0.0.1", authorization=f"Bearer {key}")
     assert (await asked(config, f)).status_code == status
     assert "authorization" not in f.request.headers
+
+
+async def test_a_key_whose_time_is_over_may_not() -> None:
+    keys = [{"name": "boss", "key": "sk-boss", "expires": "2020-01-01"}]
+    config = {"auth": {"keys": keys}, "management": {"keys": ["boss"]}}
+    assert (await asked(config, flow("POST", authorization="Bearer sk-boss"))).status_code == 401
 
 
 @pytest.mark.parametrize(

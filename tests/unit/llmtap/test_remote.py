@@ -167,3 +167,18 @@ async def test_without_a_launcher_nothing_is_said_and_nothing_breaks(tmp_path: P
     await asyncio.sleep(0)
     remote.wanted(Backend("a", "127.0.0.1", 1))
     remote.stop()
+
+
+async def test_what_is_wanted_is_said_once_for_each_picture_while_requests_wait(tmp_path: Path) -> None:
+    async with lines(tmp_path) as launcher:
+        stopped = {"a": {"stopped": True, "starts_within_s": 9.0}}
+        await launcher.ask("picture", backends=stopped)
+        a = launcher.gateway.all["a"]
+        wanted = launcher.gateway.all.wanted
+        assert wanted is not None
+        wanted(a)
+        wanted(a)
+        launcher.gateway.all.shared.freed.append(lambda: wanted(a))  # a request that goes on waiting
+        assert await launcher.hear() == {"wanted": "a"}
+        launcher.writer.write(orjson.dumps({"id": 8, "do": "picture", "backends": stopped}) + b"\n")
+        assert [await launcher.hear(), await launcher.hear()] == [{"wanted": "a"}, {"id": 8, "value": True}]

@@ -122,3 +122,24 @@ async def test_a_reload_that_the_gateway_refuses_changes_nothing(tmp_path: Path)
         with pytest.raises(ConfigError, match="turned off"):
             await bench.fleet.reload(sims({"name": "z", "model": "m1"}))
         assert list(bench.fleet.members) == ["a"] and bench.link.served == ["a"]
+
+
+async def test_requests_wait_while_one_is_started_anew(tmp_path: Path) -> None:
+    async with running_fleet(tmp_path, sims({"name": "a", "model": "m"})) as bench:
+        await bench.fleet.bring(bench.fleet.member("a"))
+        url = bench.fleet.member("a").backend.url
+        bench.link.load["a"] = [1, 0.0]  # what runs at the old one ends first
+        await bench.fleet.reload(sims({"name": "a", "model": "m", "args": {"seed": 2}}))
+        assert bench.link.picture["a"]["stopped"] and bench.link.picture["a"]["starts_within_s"] > 900
+        bench.link.on_wanted("a")
+        bench.link.load.clear()
+        await eventually_async(lambda: bench.link.picture["a"] == {"draining": False}, "the new one does not start")
+        assert bench.state("a") == "ready" and bench.fleet.member("a").backend.url == url
+
+
+async def test_ports_are_not_given_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[set[int]] = []
+    monkeypatch.setattr("llmtap_launcher.fleet.free_ports", lambda count, avoid: asked.append(set(avoid)) or [1])
+    async with running_fleet(tmp_path, Config()) as bench:
+        await bench.fleet.add(remote())
+        assert (bench.fleet.free_port(), asked) == (1, [{9}])

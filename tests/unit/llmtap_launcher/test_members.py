@@ -60,3 +60,9 @@ def test_states_and_models() -> None:
     assert Member(Backend.for_url("http://127.0.0.1:1")).state == "remote"
     assert member().serves("org/m") and not member().serves("m")
     assert member().runs and not member(asleep=True).runs and not member(State.FAILED).runs
+
+
+def test_one_that_waits_for_the_one_before_it_to_end_is_waited_for() -> None:
+    follower = member()
+    follower.process = None
+    assert (shown(follower)["stopped"], shown(follower)["starts_within_s"]) == (True, 130.0)

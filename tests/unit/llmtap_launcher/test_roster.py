@@ -136,3 +136,28 @@ async def test_one_that_is_starting_is_stopped_at_once(tmp_path: Path) -> None:
         with pytest.raises(ProcessFailed):
             await bringing
         assert a.state == "stopped" and bench.link.picture["a"]["reason"] == "stopped by an operator"
+
+
+async def test_one_that_is_gone_is_not_started_by_who_waited_for_it(tmp_path: Path) -> None:
+    async with running_fleet(tmp_path, sims({"name": "a", "model": "m"})) as bench:
+        a = bench.fleet.member("a")
+        del bench.fleet.members["a"]
+        with pytest.raises(ProcessFailed, match="stopped"):
+            await bench.fleet.bring(a)
+        assert a.state == "stopped"
+
+
+async def test_a_request_does_not_start_what_was_stopped_by_hand_meanwhile(tmp_path: Path) -> None:
+    async with running_fleet(tmp_path, sims({"name": "a", "model": "m", "ttl_s": 60})) as bench:
+        a = bench.fleet.member("a")
+        await bench.fleet.rest(a, resumes=False)
+        await bench.fleet.bring(a, on_demand=True)
+        assert a.state == "stopped"
+
+
+async def test_nothing_starts_any_more_once_it_is_closed(tmp_path: Path) -> None:
+    async with running_fleet(tmp_path, sims({"name": "a", "model": "m"})) as bench:
+        await bench.fleet.close()
+        with pytest.raises(Conflict, match="stopping"):
+            await bench.fleet.bring(bench.fleet.member("a"))
+        assert bench.state("a") == "stopped"

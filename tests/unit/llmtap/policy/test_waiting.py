@@ -203,3 +203,17 @@ def test_two_configurations_share_the_places_of_their_backends() -> None:
     new.backends.set_state("a", "down", "", 0.0)
     with pytest.raises(NoHealthyBackend):
         old.backends.ways("any", "x")
+
+
+def test_one_that_waits_says_what_it_needs_when_that_is_stopped_meanwhile() -> None:
+    hall = Hall()
+    hall.come("for a", "x")
+    wanted: list[str] = []
+    hall.backends.wanted = lambda backend: wanted.append(backend.name)
+    a = hall.backends["a"]
+    a.starts_within_s = 9.0
+    hall.backends.set_state("a", "stopped", "another one needs the GPU", 0.0)
+    assert wanted == ["a"] and hall.said == []
+    hall.backends.set_state("a", "up", "", 1.0)
+    hall.free("a")
+    assert hall.said == [("for a", "a")]

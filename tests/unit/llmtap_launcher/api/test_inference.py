@@ -55,6 +55,27 @@ async def test_what_fails_says_its_last_words(tmp_path: Path) -> None:
         assert any("--nosuch" in line for line in error["log"])
 
 
+async def test_two_that_wish_for_what_fails_are_both_told_and_nothing_stays(tmp_path: Path) -> None:
+    async with running_fleet(tmp_path, Config()) as bench, bench.client() as client:
+        wish = {"model": "m", "engine": "sim", "args": {"nosuch": True}}
+        answers = await asyncio.gather(*(client.post("/api/v1/inference/up", json=wish) for _ in range(3)))
+        assert [answer.json()["error"]["code"] for answer in answers] == ["engine_failed"] * 3
+        assert bench.fleet.members == {} and bench.supervisor.backends == []
+        assert all("--nosuch" in "".join(answer.json()["error"]["log"]) for answer in answers)
+
+
+async def test_one_that_serves_is_not_taken_down_because_the_gateway_is_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmtap_launcher.roster.SEEN_S", 0.2)
+    async with running_fleet(tmp_path, Config()) as bench, bench.client() as client:
+        wish = {"model": "m", "engine": "sim"}
+        assert (await client.post("/api/v1/inference/up", json=wish)).status_code == 200
+        bench.link.sick.add("m")
+        assert (await client.post("/api/v1/inference/up", json=wish)).status_code == 422
+        assert bench.state("m") == "ready"
+
+
 async def test_one_the_gateway_cannot_use_has_not_come_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmtap_launcher.roster.SEEN_S", 0.2)
     async with running_fleet(tmp_path, Config()) as bench, bench.client() as client:
