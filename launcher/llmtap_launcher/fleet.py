@@ -13,7 +13,7 @@ from llmtap.core.errors import ConfigError
 from .members import Member
 from .plan import backend_spec, lazy
 from .ports import free_ports
-from .process import ProcessFailed, Spec
+from .process import ProcessFailed, Spec, State
 from .reconfigure import taken_over
 from .roster import Conflict, Roster, Unknown
 from .settle import settled
@@ -159,10 +159,17 @@ class Fleet(Roster):
 
     async def _retire(self, member: Member, follows: Member | None = None) -> None:
         """End the process of a backend that the configuration has no more, or has another way (`follows`)."""
+        rested = member.asleep or (member.process is not None and member.process.state is State.STOPPED)
         if member.process is not None:
             await self._idle(member)
             await self._supervisor.discard(member.process)
-        if follows is not None and follows.backend.launch is not None and self.members.get(follows.name) is follows:
-            follows.process = self._supervisor.add(self._spec(follows.backend))
+        if follows is None or follows.backend.launch is None or self.members.get(follows.name) is not follows:
+            return
+        follows.process = self._supervisor.add(self._spec(follows.backend))
+        if not rested:
             self._log(follows.name, "[llmtap] it has changed")
             await self._bring_alone(follows, on_demand=False)
+            return
+        by_hand = member.held and not member.resumes
+        follows.anew, follows.held, follows.resumes = False, by_hand, follows.resumes and not by_hand
+        self._dirty.set()

@@ -22,6 +22,8 @@ pytestmark = [
     pytest.mark.skipif(not guard.have_proc(), reason="looks at processes through /proc"),
 ]
 
+ROUNDS = int(os.environ.get("LLMTAP_ENGINE_ROUNDS", "6"))
+
 
 def free(port: int) -> bool:
     with socket.socket() as probe:
@@ -42,12 +44,12 @@ def children(pid: int) -> dict[int, str]:
     return found
 
 
-def test_twenty_rounds_leave_nothing(tmp_path: Path) -> None:
+def test_rounds_leave_nothing(tmp_path: Path) -> None:
     chance = random.Random(5)
     with running_up(tmp_path, config={"datasette": {"enabled": False}, "server": {"drain_timeout_s": 1}}) as up:
         before = set(children(up.process.pid))
         with httpx.Client(base_url=f"{up.url}/api/v1", timeout=60, trust_env=False) as client:
-            for number in range(20):
+            for number in range(ROUNDS):
                 how = ("stop", "crash", "fail", "crash while starting")[number % 4]
                 args = {"no-such-flag": 1} if how == "fail" else {}
                 name = f"r{number}"

@@ -143,3 +143,19 @@ async def test_ports_are_not_given_twice(tmp_path: Path, monkeypatch: pytest.Mon
     async with running_fleet(tmp_path, Config()) as bench:
         await bench.fleet.add(remote())
         assert (bench.fleet.free_port(), asked) == (1, [{9}])
+
+
+async def test_one_that_rests_stays_at_rest_when_its_settings_change(tmp_path: Path) -> None:
+    before, after = ({"name": "a", "model": "m", "ttl_s": 60, "args": {"seed": n}} for n in (1, 2))
+    async with running_fleet(tmp_path, sims(before)) as bench:
+        first = bench.fleet.member("a")
+        await bench.fleet.reload(sims(after))
+        a = bench.fleet.member("a")
+        await eventually_async(lambda: a.process is not None and not a.anew, "it has no process")
+        assert a is not first and a.state == "stopped" and a.resumes
+        await bench.fleet.rest(a, resumes=False)  # an operator stops it
+        await bench.fleet.reload(sims(before))
+        b = bench.fleet.member("a")
+        await eventually_async(lambda: b.process is not None and not b.anew, "it has no process")
+        await eventually_async(lambda: bench.link.picture["a"].get("reason") == "stopped by an operator", "it may be started")
+        assert b.state == "stopped"
