@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from llmtap.core import config_types as t
 from llmtap.core.config import Backend
@@ -12,6 +12,9 @@ from llmtap_launcher.members import Member
 
 #: a name that begins with a dash would be an option of `vllm serve`
 ModelName = Annotated[t.Text, Field(pattern=r"^[^-\x00][^\x00]*$", max_length=1024)]
+#: as in the configuration; described without lists of types, which the oldest FastAPI that will do cannot read
+FlagValue = Annotated[t.FlagValue, WithJsonSchema({})]
+VariableValue = Annotated[t.VariableValue, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "number"}]})]
 
 
 class Wish(BaseModel):
@@ -27,10 +30,8 @@ class Up(Wish):
     name: t.Name | None = Field(default=None, description="The backend's name; else one is made from the model's.")
     engine: Literal["vllm", "sim"] = "vllm"
     dtype: str | None = Field(default=None, description="Short for args.dtype.")
-    args: dict[t.Flag, t.FlagValue] = Field(default={}, description="Flags of `vllm serve` without their dashes.")
-    env: dict[t.Variable, t.VariableValue] = Field(
-        default={}, description="Environment of the process, like CUDA_VISIBLE_DEVICES."
-    )
+    args: dict[t.Flag, FlagValue] = Field(default={}, description="Flags of `vllm serve` without their dashes.")
+    env: dict[t.Variable, VariableValue] = Field(default={}, description="Environment of the process, like CUDA_VISIBLE_DEVICES.")
     port: t.OpenPort | None = Field(default=None, description="Where it listens on this machine; else any free port.")
     startup_timeout_s: t.Duration | None = None
     ttl_s: t.Duration | None = Field(default=None, description="Seconds without a request after which it is stopped.")

@@ -71,7 +71,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
 
 @pytest.mark.parametrize("number", session.STOP_SIGNALS)
 async def test_table_then_signal_then_stop(desk: Desk, capsys: pytest.CaptureFixture[str], number: int) -> None:
-    plan = desk.plan(Spec("gateway", WAITS, ready=up), (Spec("engine", WAITS),), frozenset({"engine"}))
+    plan = desk.plan(Spec("gateway", WAITS, ready=up), (Spec("engine", WAITS, ready=never),), frozenset({"engine"}))
     running = asyncio.create_task(desk.session(plan).run())
     await desk.until("Ctrl-C stops everything")
     assert "OpenAI base URL  http://gw/v1  ready" in capsys.readouterr().out
