@@ -252,7 +252,7 @@ def test_an_engine_of_several_processes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "config", "status", "message"),
     [
-        ((), {}, 2, "nothing to serve; one of:"),
+        ((), {"management": {"enabled": False}}, 2, "nothing to serve; one of:"),
         (("--model", "org/m"), {}, 1, "Error: vllm not found; install it with `llmtap engine install vllm`"),
         (
             ("--dry-run",),
