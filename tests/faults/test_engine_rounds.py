@@ -14,6 +14,7 @@ import pytest
 
 from llmtap_launcher import guard
 from support.launcher import running_up
+from support.size import size
 from support.wait import eventually
 
 pytestmark = [
@@ -22,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(not guard.have_proc(), reason="looks at processes through /proc"),
 ]
 
-ROUNDS = int(os.environ.get("LLMTAP_ENGINE_ROUNDS", "6"))
+ROUNDS = size("LLMTAP_ENGINE_ROUNDS", 6, 20)
 
 
 def free(port: int) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from llmtap_launcher.api import feedback
 from llmtap_launcher.api.exchanges import router
 from support.captures import Captures
 from support.launcher import running_up
+from support.size import size
 
 schemathesis = pytest.importorskip("schemathesis", reason="make venv installs it")
 
@@ -72,7 +72,7 @@ def try_all(schema: Any, wanted: Callable[[str], bool], path_parameters: dict[st
             continue
 
         @settings(
-            max_examples=int(os.environ.get("LLMTAP_SCHEMA_EXAMPLES", "12")),
+            max_examples=size("LLMTAP_SCHEMA_EXAMPLES", 12, 100),
             deadline=None,
             derandomize=True,
             database=None,
