@@ -19,7 +19,7 @@ from support.wait import eventually
 
 pytestmark = pytest.mark.integration
 MODEL = "sim-small"
-REQUESTS = size("LLMTAP_BATCHED", 300, 1000)
+REQUESTS = size("LLMTAP_BATCHED", 500, 1000)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -26,9 +27,24 @@ SCRIPT = ROOT / "addons" / "gateway.py"
 MITMDUMP = [sys.executable, "-c", "from mitmproxy.tools.main import mitmdump; mitmdump()"]
 
 
+def _ports() -> Iterator[int]:
+    """Each test process has ports of its own, below those the system gives to clients and to others that ask for any:
+    gateways share a port (SO_REUSEPORT), so two that were told the same one would both answer."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ports = range(10_000 + worker % 8 * 2_500, 12_500 + worker % 8 * 2_500)
+    start = os.getpid() * 7  # another run on this machine begins elsewhere
+    for i in itertools.count(start):
+        yield ports[i % len(ports)]
+
+
+_PORTS = _ports()
+
+
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as s:
-        return int(s.getsockname()[1])
+    while True:
+        port = next(_PORTS)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @dataclass
