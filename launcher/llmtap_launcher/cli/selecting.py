@@ -1,0 +1,86 @@
+"""The options by which commands choose exchanges: of which database, from when to when, of which model, key, backend, tag."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmtap_launcher.selection import Selection, SelectionError, parse_moment
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from llmtap.core.config import Config
+
+
+class Moment(click.ParamType):
+    """`2h`, `2026-11-01` …: see `parse_moment`. What it is not is wrong usage."""
+
+    name = "when"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return parse_moment(value)
+        except SelectionError as error:
+            self.fail(str(error), param, ctx)
+
+
+def source_option[F: Callable[..., Any]](command: F) -> F:
+    """The option `--db PATH` (or `--log-dir`). The command gets `source`: a path, or None for the configuration's database."""
+    return click.option(
+        "--db",
+        "--log-dir",
+        "source",
+        type=click.Path(path_type=Path),
+        metavar="PATH",
+        help="A capture database, a capture or log folder, or a spool file (default: the configuration's database).",
+    )(command)
+
+
+def selection_options[F: Callable[..., Any]](command: F) -> F:
+    """`--since --until --model --key --backend --tag`. The command gets what `selected` takes: `since`, `until`, `models`, `keys`,
+    `backends`, `tags`."""
+    options = (
+        click.option("--since", type=Moment(), metavar="WHEN", help="From then on: 2h, 7d, 2026-11-01, 2026-11-01T09:30 (UTC)."),
+        click.option("--until", type=Moment(), metavar="WHEN", help="Before then."),
+        click.option(
+            "--model", "models", multiple=True, metavar="NAME", help="Served model; * and ? are wildcards. Repeatable: any."
+        ),
+        click.option("--key", "keys", multiple=True, metavar="NAME", help="Name of the API key; '' for none. Repeatable: any."),
+        click.option("--backend", "backends", multiple=True, metavar="NAME", help="Name of the backend. Repeatable: any."),
+        click.option("--tag", "tags", multiple=True, metavar="TAG", help="Tag of the request. Repeatable: all."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def selected(
+    since: str | None,
+    until: str | None,
+    models: Sequence[str] = (),
+    keys: Sequence[str] = (),
+    backends: Sequence[str] = (),
+    tags: Sequence[str] = (),
+) -> Selection:
+    """The selection of those options. A span that ends before it begins is wrong usage."""
+    if since is not None and until is not None and since >= until:
+        raise click.UsageError(f"--until ({until}) is not after --since ({since})")
+    return Selection(since, until, models, keys, backends, tags)
+
+
+@contextmanager
+def opened(source: Path | None, config_path: Path | None) -> Iterator[tuple[sqlite3.Connection, Config]]:
+    """The database that is meant, read-only, and the configuration in force. Raises LlmtapError."""
+    from llmtap_launcher.cli.common import load_config
+    from llmtap_launcher.store.options import from_config
+    from llmtap_launcher.store.source import open_source
+
+    config = load_config(config_path)
+    path = source if source is not None else config.db_path if config.db_path.exists() else config.capture.dir
+    with open_source(path, from_config(config), lambda line: click.echo(line, err=True)) as conn:
+        yield conn, config
