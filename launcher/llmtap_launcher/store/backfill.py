@@ -26,7 +26,7 @@ SELECT up.hash, b.hash, b.role, b.text FROM up JOIN bodies b ON b.id = up.body_i
 
 def backfill(conn: sqlite3.Connection) -> None:
     """Fills `conversations`, `usage_daily` and `latency_hist`, in the caller's transaction. They must be empty."""
-    conversations, rollups = Conversations(conn), Rollups()
+    conversations, rollups = Conversations(conn), Rollups(with_digests=False)
     rows = conn.execute(
         f"SELECT {', '.join(_NEEDED)} FROM exchanges ORDER BY started_us, uid"
     )  # sorted, so read whole before the first row is changed
@@ -39,6 +39,20 @@ def backfill(conn: sqlite3.Connection) -> None:
         if at % _FLUSH == _FLUSH - 1:
             rollups.flush(conn)
     rollups.flush(conn)
+
+
+def fill_digests(conn: sqlite3.Connection) -> None:
+    """Fills `digests`, in the caller's transaction. It must be empty."""
+    rollups = Rollups()
+    rows = conn.execute(
+        f"SELECT t.deltas, {', '.join(COLUMNS)} FROM exchanges e LEFT JOIN token_timings t ON t.exchange_id = e.id "
+        "ORDER BY started_at"
+    )
+    for at, (deltas, *values) in enumerate(rows):
+        rollups.add(dict(zip(COLUMNS, values, strict=True)), orjson.loads(deltas)[1:] if deltas else ())
+        if at % _FLUSH == _FLUSH - 1:
+            rollups.flush_digests(conn)
+    rollups.flush_digests(conn)
 
 
 def _place(conn: sqlite3.Connection, conversations: Conversations, row: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ _RULES: dict[str, tuple[set[str], tuple[str, ...]]] = {
     "bodies": ({"id"}, ()),
     "body_attachments": ({"body_id"}, (_BODY,)),
     "conversations": ({"id"}, ()),
+    "digests": ({"json"}, ("json_remove(t.json, '$.paid', '$.hit') AS json",)),  # by ids of prices, which depend on the order
     "exchanges": ({"id", "conversation_id", "price_id"}, (_PLACE, _PRICE)),
     "feedback_waiting": (set(), ()),
     "latency_hist": (set(), ()),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sqlite_utils import Database, Migrations
 
-from llmtap_launcher.store.backfill import backfill
+from llmtap_launcher.store.backfill import backfill, fill_digests
 
 migrations = Migrations("llmtap")
 
@@ -232,3 +232,23 @@ def m004_whole(db: Database) -> None:
 def m005_fill(db: Database) -> None:
     """Conversations and statistics of what earlier versions stored."""
     backfill(db.conn)
+
+
+_DIGESTS = """
+CREATE TABLE digests (
+  period TEXT NOT NULL, key_name TEXT NOT NULL, model TEXT NOT NULL, backend TEXT NOT NULL, json TEXT NOT NULL,
+  UNIQUE (period, key_name, model, backend)
+);
+CREATE INDEX exchanges_ttft ON exchanges(ttft_ms) WHERE ttft_ms IS NOT NULL;
+CREATE INDEX exchanges_stall ON exchanges(itl_max_ms) WHERE itl_max_ms IS NOT NULL;
+CREATE INDEX exchanges_rate ON exchanges(tokens_per_second) WHERE tokens_per_second IS NOT NULL;
+CREATE INDEX exchanges_tagged ON exchanges(started_at) WHERE tags IS NOT NULL
+"""
+
+
+@migrations()
+def m006_digests(db: Database) -> None:
+    """Statistics of millions of exchanges in a moment; the slowest by every measure."""
+    for statement in _DIGESTS.split(";\n"):
+        db.execute(statement)
+    fill_digests(db.conn)

@@ -2,7 +2,7 @@
 
 First the arrival times of tokens, then texts, then whole exchanges, each at its own age; past a size the oldest exchanges. A
 message goes when no exchange reaches it any more, a body when no message says it, an attachment when no body shows it.
-`usage_daily` and `latency_hist` stay; hours older than the exchanges are added up to days. Freed pages are given back to the
+`usage_daily`, `latency_hist` and `digests` of days stay; hours older than the exchanges are added up to days. Freed pages are given back to the
 disk.
 """
 
@@ -275,6 +275,7 @@ class Pruner:
         )
         self._conn.execute("DELETE FROM latency_hist WHERE hour < ? AND length(hour) > 10", (day,))
         self._conn.execute("DELETE FROM usage_hourly WHERE hour < ?", (day,))
+        self._conn.execute("DELETE FROM digests WHERE period < ? AND length(period) > 10", (day,))
         self._conn.execute("DELETE FROM feedback_waiting WHERE at < ?", (day,))  # their exchange will not come any more
         self._conn.execute("COMMIT")
         self._folded = day

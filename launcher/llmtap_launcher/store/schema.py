@@ -23,6 +23,8 @@ TABLES: dict[str, str] = {
     "Datasette's SQL has `hist_percentile(bucket, n, p)`.",
     "usage_hourly": "The same as `usage_daily` by the hour, as long as exchanges are kept (`store.retain_days`).",
     "usage_daily": "Requests, tokens and cost by day, key, model and backend. It stays when exchanges go.",
+    "digests": "All that statistics say of an hour or a day of one key, model and backend, as counters in a JSON object: what "
+    "`llmtap analyze` and `llmtap cost` read. Those of days stay when exchanges go.",
     "ratings": "What people and judges say of a reply.",
     "feedback_waiting": "Ratings and changes of exchanges that are not stored yet (workers' files come in any order).",
     "prices": "The rates that costs were computed with.",
@@ -177,6 +179,15 @@ COLUMNS: dict[str, dict[str, str]] = {
     },
     "usage_hourly": {**_USAGE, "hour": "Hour (UTC) the requests came, `2026-11-21T09`."},
     "usage_daily": {**_USAGE, "day": "Day (UTC) the requests came."},
+    "digests": {
+        "period": "Hour (UTC), `2026-11-21T09`, as long as exchanges are kept; and day, `2026-11-21`.",
+        "key_name": "Name of the API key, empty without one.",
+        "model": "Served model; `other` for what no backend took.",
+        "backend": "Name of the backend, empty without one.",
+        "json": "Counters: `went` (succeeded, aborted, failed), `outcome`, `error`, `finish`, `tokens`, `paid` and `hit` (by price: "
+        "`<prices.id>.requests`, `prompt`, `completion`, `cached`, `cost`; 0: no price; `hit`: from the gateway's cache), and for each "
+        "metric of `latency_hist` its buckets.",
+    },
     "ratings": {
         "exchange_id": "The exchange.",
         "name": "What is rated: `thumb`, `helpfulness` …",
