@@ -54,6 +54,8 @@ class Selection:
         for column, names in (("model", self.models), ("key_name", self.keys), ("backend", self.backends)):
             if names:
                 parts.append(_any_of(f"{table}.{column}", names, bound))
+        if self.tags:
+            parts.append(f"{table}.tags IS NOT NULL")  # there is an index of those that have any
         for tag in self.tags:
             parts.append(f"EXISTS (SELECT 1 FROM json_each({table}.tags) tag WHERE tag.value {_compared(tag)} {bound(tag)})")
         return " AND ".join(parts) or "1", values

@@ -33,11 +33,11 @@ RATES = (
 _FAILED = (("upstream_error", 502, "upstream_error"), ("timeout", 504, "timeout_error"), ("rejected", 429, "rate_limit_error"))
 
 COLUMNS = (
-    "uid started_at started_us worker boot key_name client_ip user_agent tags method path endpoint model_requested model_response "
-    "backend attempts stream cache status outcome error_type error_message finish_reason response_id temperature max_tokens "
-    "prompt_tokens completion_tokens cached_tokens reasoning_tokens usage_source queue_ms ttft_ms duration_ms overhead_ms itl_p50_ms "
-    "itl_p95_ms itl_max_ms tokens_per_second chunks request_bytes response_bytes cost_nanousd price_id n_messages input_tip output_tip "
-    "params_json"
+    "uid started_at started_us worker boot key_name client_ip user_agent tags method path endpoint model_requested "
+    "model_response backend attempts stream cache status outcome error_type error_message finish_reason response_id "
+    "temperature max_tokens prompt_tokens completion_tokens cached_tokens reasoning_tokens usage_source queue_ms ttft_ms "
+    "duration_ms overhead_ms itl_p50_ms itl_p95_ms itl_max_ms tokens_per_second chunks request_bytes response_bytes "
+    "cost_nanousd price_id n_messages input_tip output_tip params_json"
 ).split()
 
 

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sim": ("sim", "sim"),
     "engine": ("engine", "engine"),
     "browse": ("browse", "browse"),
+    "analyze": ("analyze", "analyze"),
     "ingest": ("ingest", "ingest"),
     "prune": ("prune", "prune"),
     "backup": ("backup", "backup"),

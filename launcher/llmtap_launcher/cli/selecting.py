@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llmtap.core.config import Config
 
 
-class Moment(click.ParamType):
+class Moment(click.ParamType[str]):
     """`2h`, `2026-11-01` …: see `parse_moment`. What it is not is wrong usage."""
 
     name = "when"
@@ -42,8 +42,7 @@ def source_option[F: Callable[..., Any]](command: F) -> F:
 
 
 def selection_options[F: Callable[..., Any]](command: F) -> F:
-    """`--since --until --model --key --backend --tag`. The command gets what `selected` takes: `since`, `until`, `models`, `keys`,
-    `backends`, `tags`."""
+    """`--since --until --model --key --backend --tag`. The command gets what `selected` takes."""
     options = (
         click.option("--since", type=Moment(), metavar="WHEN", help="From then on: 2h, 7d, 2026-11-01, 2026-11-01T09:30 (UTC)."),
         click.option("--until", type=Moment(), metavar="WHEN", help="Before then."),
@@ -73,6 +72,24 @@ def selected(
     return Selection(since, until, models, keys, backends, tags)
 
 
+def format_option[F: Callable[..., Any]](command: F) -> F:
+    """The option `--format table|json|jsonl`. The command gets `format`."""
+    return click.option(
+        "--format",
+        type=click.Choice(["table", "json", "jsonl"]),
+        default="table",
+        show_default=True,
+        help="table for people, json: one object, jsonl: one object a line.",
+    )(command)
+
+
+def database_of(source: Path | None, config: Config) -> Path:
+    """What `opened` opens."""
+    if source is not None:
+        return source
+    return config.db_path if config.db_path.exists() or not (config.capture.dir / "spool").is_dir() else config.capture.dir
+
+
 @contextmanager
 def opened(source: Path | None, config_path: Path | None) -> Iterator[tuple[sqlite3.Connection, Config]]:
     """The database that is meant, read-only, and the configuration in force. Raises LlmtapError."""
@@ -81,6 +98,5 @@ def opened(source: Path | None, config_path: Path | None) -> Iterator[tuple[sqli
     from llmtap_launcher.store.source import open_source
 
     config = load_config(config_path)
-    path = source if source is not None else config.db_path if config.db_path.exists() else config.capture.dir
-    with open_source(path, from_config(config), lambda line: click.echo(line, err=True)) as conn:
+    with open_source(database_of(source, config), from_config(config), lambda line: click.echo(line, err=True)) as conn:
         yield conn, config

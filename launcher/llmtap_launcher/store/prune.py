@@ -2,8 +2,8 @@
 
 First the arrival times of tokens, then texts, then whole exchanges, each at its own age; past a size the oldest exchanges. A
 message goes when no exchange reaches it any more, a body when no message says it, an attachment when no body shows it.
-`usage_daily`, `latency_hist` and `digests` of days stay; hours older than the exchanges are added up to days. Freed pages are given back to the
-disk.
+`usage_daily`, `latency_hist` and `digests` of days stay; hours older than the exchanges are added up to days. Freed pages are
+given back to the disk.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`usage_daily`, `usage_hourly`, `latency_hist` and `digests`: what an exchange adds to them, gathered for a batch and written once.
+"""`usage_daily`, `usage_hourly`, `latency_hist`, `digests`: what an exchange adds, gathered for a batch and written once.
 
 Percentiles over a million rows take seconds in SQL, and the rows go when they are old: these stay. What an exchange adds
 is a plain function of its row, so a row that changes (a reply after all to what was lost) is taken out as it was and put in as
@@ -33,6 +33,7 @@ _UPSERT_USAGE = "INSERT INTO {} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLIC
     for c in ("requests", "errors", "prompt_tokens", "completion_tokens", "cached_tokens", "cost_nanousd")
 )
 _UPSERT_HIST = "INSERT INTO latency_hist VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
+
 
 def model_of(row: Mapping[str, Any]) -> str:
     """The name counted under: the served model. What no backend took is `other`: clients may name anything."""

@@ -184,9 +184,9 @@ COLUMNS: dict[str, dict[str, str]] = {
         "key_name": "Name of the API key, empty without one.",
         "model": "Served model; `other` for what no backend took.",
         "backend": "Name of the backend, empty without one.",
-        "json": "Counters: `went` (succeeded, aborted, failed), `outcome`, `error`, `finish`, `tokens`, `paid` and `hit` (by price: "
-        "`<prices.id>.requests`, `prompt`, `completion`, `cached`, `cost`; 0: no price; `hit`: from the gateway's cache), and for each "
-        "metric of `latency_hist` its buckets.",
+        "json": "Counters: `went` (succeeded, aborted, failed), `outcome`, `error`, `finish`, `tokens`, `paid` and `hit` (by "
+        "price: `<prices.id>.requests`, `prompt`, `completion`, `cached`, `cost`; 0: no price; `hit`: from the gateway's cache), "
+        "and for each metric of `latency_hist` its buckets.",
     },
     "ratings": {
         "exchange_id": "The exchange.",
