@@ -113,7 +113,7 @@ def _charts(made: Report) -> Markup:
 
     drawn = (
         (f"Requests by {made['step']}", charts.bars, count, [
-            Series("succeeded", of("succeeded"), "s1"), Series("aborted", of("aborted"), "s2"), Series("failed", of("failed"), "bad")]),
+            Series(name, of(name), kind) for name, kind in (("succeeded", "s1"), ("aborted", "s2"), ("failed", "bad"))]),
         (f"Tokens by {made['step']}", charts.bars, tokens, [
             Series("in", of("prompt_tokens"), "s1"), Series("out", of("completion_tokens"), "s3")]),
         ("Time to first token", charts.lines, ms, _percentiles(of, "ttft_ms")),

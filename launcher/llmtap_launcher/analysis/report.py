@@ -17,7 +17,7 @@ Report = dict[str, Any]
 
 
 def report(conn: sqlite3.Connection, selection: Selection, by: Sequence[str] = (), exact: int = EXACT) -> Report:
-    """The figures of a selection: `total`, and lists `by_model`, `by_key`, `by_backend`, `by_time` (those of `by`; none given: all).
+    """The figures of a selection: `total`, `by_time`, and lists `by_model`, `by_key`, `by_backend` (those of `by`; none given: all).
     `exact` says whether percentiles are."""
     step: Step | None = "hour" if "hour" in by else "day" if "day" in by else None
     loaded = load(conn, selection, step, exact)
@@ -31,11 +31,10 @@ def report(conn: sqlite3.Connection, selection: Selection, by: Sequence[str] = (
         "total": loaded.total.figures(),
     }
     for name in NAMES:
-        if not by or name in by:
+        if name in by or not set(by) & set(NAMES):
             out[f"by_{name}"] = [{name: value, **tally.figures()} for value, tally in loaded.by(name).items()]
-    if not by or step is not None:
-        out["step"] = loaded.step
-        out["by_time"] = [{"time": period, **tally.figures()} for period, tally in loaded.times.items()]
+    out["step"] = loaded.step
+    out["by_time"] = [{"time": period, **tally.figures()} for period, tally in loaded.times.items()]
     return out
 
 

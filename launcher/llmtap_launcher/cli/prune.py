@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import sqlite3
-import time
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
-from threading import Event
 
 import click
 
 from llmtap.core.errors import LlmtapError
 from llmtap_launcher.cli.common import config_option, load_config, user_errors
 from llmtap_launcher.report import size
+from llmtap_launcher.store import errand
 from llmtap_launcher.store.database import connect_ro
-from llmtap_launcher.store.follow import explain
-from llmtap_launcher.store.lock import WriterLock
 from llmtap_launcher.store.options import Retention, from_config
 from llmtap_launcher.store.prune import Pruned, Pruner
-from llmtap_launcher.store.requests import Requests
-from llmtap_launcher.store.writer import Writer
-
-_POLL_S, _PATIENCE_S = 0.1, 3600.0
 
 
 @click.command()
@@ -97,27 +89,7 @@ _WORDS = (("timings", "token times"), ("bodies", "texts"), ("exchanges", "everyt
 
 def _prune(directory: Path, database: Path, keep: Retention) -> Pruned:
     """Here if there is no writer, else by it."""
-    requests, name = Requests(directory), f"prune-{os.getpid()}"
-    end = time.monotonic() + _PATIENCE_S
-    pause = Event()
-    with WriterLock(directory) as lock:
-        asked = False
-        while time.monotonic() < end:
-            if lock.acquire():
-                if asked and not requests.withdraw(name) and (answer := requests.answer(name)) is not None:
-                    return Pruned(**answer)
-                with closing(Writer(directory, database)) as writer:
-                    try:
-                        return writer.prune(retention=keep)
-                    except (sqlite3.Error, OSError) as error:
-                        raise LlmtapError(explain(error, writer)) from error
-            if not asked:
-                requests.ask(name, keep)
-                asked = True
-            if (answer := requests.answer(name)) is not None:
-                return Pruned(**answer)
-            pause.wait(_POLL_S)
-    raise LlmtapError(f"the writer (process {lock.holder()}) does not answer; see llmtap status")
+    return Pruned(**errand.run(directory, database, "prune", asdict(keep), lambda w: asdict(w.prune(retention=keep))))
 
 
 def _bytes(database: Path) -> int:

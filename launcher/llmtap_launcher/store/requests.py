@@ -6,18 +6,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from llmtap_launcher.store.options import Retention
-from llmtap_launcher.store.prune import Pruned
-
 _DONE = ".done.json"
+
+#: a question → its answer, plain data
+Answer = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Requests:
@@ -26,10 +25,10 @@ class Requests:
     def __init__(self, directory: Path) -> None:
         self.folder = directory / "requests"
 
-    def ask(self, name: str, retention: Retention) -> None:
-        """Asks for a prune by `retention`. `name` is the asker's, unique. Raises OSError."""
+    def ask(self, name: str, what: str, question: Mapping[str, Any]) -> None:
+        """Asks for `what` (prune, reprice). `name` is the asker's, unique. Raises OSError."""
         self.folder.mkdir(mode=0o700, exist_ok=True)
-        _write(self.folder / f"{name}.json", {"prune": asdict(retention)})
+        _write(self.folder / f"{name}.json", {what: question})
 
     def answer(self, name: str) -> dict[str, Any] | None:
         """The answer, which is taken away with the question; None while there is none."""
@@ -49,8 +48,9 @@ class Requests:
             return False
         return True
 
-    def serve(self, prune: Callable[[Retention], Pruned]) -> int:
-        """Answers what was asked; returns how much. What is no question is thrown away."""
+    def serve(self, answers: Mapping[str, Answer]) -> int:
+        """Answers what was asked, each kind by its function; returns how much. What is no question (the function raises TypeError,
+        ValueError or KeyError) is thrown away."""
         try:
             names = [name for name in os.listdir(self.folder) if name.endswith(".json") and not name.endswith(_DONE)]
         except OSError:
@@ -58,12 +58,12 @@ class Requests:
         for name in names:
             path = self.folder / name
             try:
-                asked = Retention(**orjson.loads(path.read_bytes())["prune"])
-            except (OSError, ValueError, TypeError, KeyError):
+                ((what, question),) = orjson.loads(path.read_bytes()).items()
+                answer = answers[what](question)
+            except (OSError, ValueError, TypeError, KeyError, AttributeError):
                 with suppress(OSError):
                     path.unlink()
                 continue
-            answer = asdict(prune(asked))
             with suppress(OSError):
                 _write(self.folder / f"{name.removesuffix('.json')}{_DONE}", answer)
                 path.unlink()

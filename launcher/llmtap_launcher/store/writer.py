@@ -10,15 +10,18 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from zstandard import ZstdError
 
+from llmtap.policy.pricing import Rate
 from llmtap.spool.frame import Bad
 from llmtap.spool.reader import read
 from llmtap.spool.segment import Segment, adopted, scan
+from llmtap_launcher.selection import Selection
 from llmtap_launcher.store.archive import Archive, cutoff
 from llmtap_launcher.store.database import WAL_BYTES, open_writer
 from llmtap_launcher.store.gpu_hours import settle_hours
@@ -27,6 +30,7 @@ from llmtap_launcher.store.ledger import Ledger, Progress
 from llmtap_launcher.store.options import Options, Retention
 from llmtap_launcher.store.prune import Pruned, Pruner
 from llmtap_launcher.store.quarantine import BadLine, Quarantine
+from llmtap_launcher.store.repricing import Repriced, reprice
 from llmtap_launcher.store.requests import Requests
 from llmtap_launcher.store.rows import iso
 from llmtap_launcher.store.status import WriterStatus
@@ -121,7 +125,7 @@ class Writer:
         if self._conn is None:
             return
         try:
-            if self._requests.serve(lambda retention: self.prune(None, retention)):
+            if self._requests.serve({"prune": self._asked_to_prune, "reprice": self._asked_to_reprice}):
                 self._measure(scan(self.spool))
             if now < self._maintain_at:
                 return
@@ -147,6 +151,20 @@ class Writer:
             self.status.pruned += pruned.exchanges
             log.info("pruned: %d exchanges, texts of %d, token times of %d", pruned.exchanges, pruned.bodies, pruned.timings)
         return pruned
+
+    def reprice(self, rates: Sequence[Rate], urls: Mapping[str, str], selection: Selection) -> Repriced:
+        """Computes costs anew, by these rates."""
+        conn = self._connection()
+        done = reprice(conn, rates, urls, selection, iso(round((self._clock() - HOUR_SETTLED_S) * 1e6))[:13])
+        self._ingester.forget()
+        return done
+
+    def _asked_to_prune(self, question: dict[str, Any]) -> dict[str, Any]:
+        return asdict(self.prune(None, Retention(**question)))
+
+    def _asked_to_reprice(self, question: dict[str, Any]) -> dict[str, Any]:
+        rates = [Rate(**rate) for rate in question["rates"]]
+        return asdict(self.reprice(rates, question["urls"], Selection(**question["selection"])))
 
     def _settle_hours(self, now: float) -> None:
         conn = self._conn
