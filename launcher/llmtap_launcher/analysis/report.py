@@ -17,8 +17,8 @@ Report = dict[str, Any]
 
 
 def report(conn: sqlite3.Connection, selection: Selection, by: Sequence[str] = (), exact: int = EXACT) -> Report:
-    """The figures of a selection: `total`, `by_time`, and lists `by_model`, `by_key`, `by_backend` (those of `by`; none given: all).
-    `exact` says whether percentiles are."""
+    """The figures of a selection: `total`, `by_time`, and lists `by_model`, `by_key`, `by_backend` (those of `by`; none given:
+    all). `exact` says whether percentiles are."""
     step: Step | None = "hour" if "hour" in by else "day" if "day" in by else None
     loaded = load(conn, selection, step, exact)
     out: Report = {

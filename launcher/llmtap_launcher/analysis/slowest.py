@@ -36,7 +36,7 @@ MEASURES = {
 _FEW = 0.05
 
 _COLUMNS = (
-    "id uid started_at model key_name backend endpoint stream status outcome finish_reason duration_ms ttft_ms queue_ms overhead_ms "
+    "uid started_at model key_name backend endpoint stream status outcome finish_reason duration_ms ttft_ms queue_ms overhead_ms "
     "itl_p50_ms itl_p95_ms itl_max_ms tokens_per_second prompt_tokens completion_tokens cached_tokens n_messages input_tip "
     "response_meta_json"
 ).split()
@@ -58,8 +58,8 @@ def slowest(
     threshold: float | None = None,
     links: Links | None = None,
 ) -> list[dict[str, Any]]:
-    """The `top` slowest by a measure of `MEASURES`, the slowest first, with `queue_ms`, `prefill_ms`, `decode_ms`, and with `links`
-    a `url` and a `replay` command. `threshold`: only slower ones than that (ms; tokens a second: below it)."""
+    """The `top` slowest by a measure of `MEASURES`, the slowest first, with `queue_ms`, `prefill_ms`, `decode_ms`, and with
+    `links` a `url` and a `replay` command. `threshold`: only slower ones than that (ms; tokens a second: below it)."""
     measure = MEASURES[by]
     where, values, order = _query(conn, selection, measure)
     column = f"e.{measure.column}"
@@ -90,7 +90,6 @@ def _query(conn: sqlite3.Connection, selection: Selection, measure: Measure) -> 
 def _told(row: dict[str, Any], links: Links | None) -> dict[str, Any]:
     stored = row.pop("input_tip") is not None
     meta = row.pop("response_meta_json")
-    del row["id"]
     row.update(split(row, orjson.loads(meta) if meta else {}))
     if links is not None:
         name = quote(row["uid"], safe="")

@@ -49,8 +49,8 @@ class Requests:
         return True
 
     def serve(self, answers: Mapping[str, Answer]) -> int:
-        """Answers what was asked, each kind by its function; returns how much. What is no question (the function raises TypeError,
-        ValueError or KeyError) is thrown away."""
+        """Answers what was asked, each kind by its function; returns how much. What is no question (the function raises
+        TypeError, ValueError or KeyError) is thrown away."""
         try:
             names = [name for name in os.listdir(self.folder) if name.endswith(".json") and not name.endswith(_DONE)]
         except OSError:

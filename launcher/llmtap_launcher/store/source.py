@@ -68,7 +68,7 @@ def _database(path: Path, options: Options, tell: Callable[[str], None]) -> Iter
             return
     if not path.exists():
         raise StoreError(f"{path}: no such database: nothing was captured yet (--db names another)")
-    if _is_database(path):
+    if is_database(path):
         if outdated(path):
             raise StoreError(f"{path}: of an earlier llmtap; its writer brings it up to date: llmtap ingest --dir {path.parent}")
         yield path
@@ -81,7 +81,8 @@ def _database(path: Path, options: Options, tell: Callable[[str], None]) -> Iter
         )
 
 
-def _is_database(path: Path) -> bool:
+def is_database(path: Path) -> bool:
+    """Whether a file is a SQLite database. Raises StoreError when it cannot be read."""
     try:
         with open(path, "rb") as file:
             return file.read(len(_MAGIC)) == _MAGIC
