@@ -44,7 +44,7 @@ class _Sample:
 
 def compare(conn: sqlite3.Connection, a: Side, b: Side, *, pairs: int = 3, seed: int = 0, sample: int = SAMPLE) -> dict[str, Any]:
     """`a`, `b`: name and counts; `metrics`: a list of both values, `delta` (b - a), `change` (of a), `low` and `high` of the
-    delta's 95 % interval, `differs`; `pairs`: how many questions both answered, how many replies are equal, and the latest few."""
+    delta's 95 % interval, `differs`; `pairs`: questions both answered, how many with equal replies, the latest few in full."""
     dice = Random(seed)
     left, right = (_sample(conn, side.selection, sample) for side in (a, b))
     metrics = [_rate(name, kind, left.tally, right.tally, dice) for name, kind in (("failed", "failed"), ("aborted", "aborted"))]

@@ -27,8 +27,8 @@ def compare(
 ) -> None:
     """Two models, backends, keys, tags or spans of time beside each other.
 
-    Latencies, tokens, errors, cost, and the differences with their 95 % confidence intervals (bootstrap); then the replies of both
-    to the same questions.
+    Latencies, tokens, errors, cost, and the differences with their 95 % confidence intervals (bootstrap); then the replies of
+    both to the same questions.
 
     A and B are a model's name (or model:NAME), backend:NAME, key:NAME, tag:NAME, or FROM..TO with times as in --since, either of
     them left out. The options narrow both sides.
