@@ -27,8 +27,8 @@ class VLLMMiddleware:
     `base_url`: with its `/v1` (`VLLM_BASE_URL`, http://localhost:8081/v1). `log_dir`: folder of the log (`VLLM_LOG_DIR`,
     ./logs/vllm); `enable_file_logging` False: none. `max_log_size_mb`: size of one log file, then a new one begins
     (`VLLM_MAX_LOG_SIZE_MB`, 100). `timeout`: seconds to wait for the next byte (600; None: for ever), 5 to connect.
-    `max_retries`: of calls that got no answer, or 408, 429 or 5xx; never once an answer has begun. `api_key`: `VLLM_API_KEY`. `model`: of calls
-    that name none (else the server's first). `key_name`: who asks, for the statistics. `transport`: httpx's, for tests.
+    `max_retries`: of calls that got no answer, or 408, 429 or 5xx; never once an answer has begun. `api_key`: `VLLM_API_KEY`.
+    `model`: of calls that name none (else the server's first). `key_name`: who asks, for the statistics. `transport`: httpx's.
 
     Raises ValueError for wrong arguments, SpoolError for a folder that cannot be written.
     """

@@ -18,7 +18,8 @@ _UNSETTLED = (
 )
 _IN_HOUR = (
     f"SELECT id, {', '.join(COLUMNS)} FROM exchanges WHERE started_at >= :hour AND started_at < :hour || '~' "
-    "AND backend IS :backend AND price_id = :price AND outcome <> 'open' ORDER BY id"
+    "AND backend IS :backend AND price_id = :price AND outcome NOT IN ('open', 'cached') "
+    "AND coalesce(cache, '') NOT IN ('hit', 'shared') ORDER BY id"  # a cache's replies took nothing of the machine
 )
 
 
