@@ -60,10 +60,15 @@ class Loaded:
 
 
 class _Loader:
-    def __init__(self, conn: sqlite3.Connection, selection: Selection, loaded: Loaded) -> None:
+    """Fills the tallies. `leaves`, `times`: whether both kinds."""
+
+    def __init__(
+        self, conn: sqlite3.Connection, selection: Selection, loaded: Loaded, leaves: bool = True, times: bool = True
+    ) -> None:
         self._conn = conn
         self._selection = selection
         self._loaded = loaded
+        self._leaves, self._times = leaves, times
         self._width = 13 if loaded.step == "hour" else 10
 
     def rows(self, since: str | None, until: str | None) -> None:
@@ -71,17 +76,23 @@ class _Loader:
         of = self._selection
         where, values = Selection(since, until, of.models, of.keys, of.backends, of.tags).where()
         columns = ", ".join("e." + name for name in COLUMNS)
-        loaded = self._loaded
+        loaded, first, last = self._loaded, self._loaded.first or "~", self._loaded.last or ""
+        # each is counted once, where leaf and time cross
+        cells: dict[tuple[Leaf, str], Tally] = {}
         for deltas, model, *found in self._conn.execute(f"SELECT t.deltas, e.model, {columns} {_ROWS} {where}", values):
             row = dict(zip(COLUMNS, found, strict=True))
-            gaps = orjson.loads(deltas)[1:] if deltas and row["outcome"] == "ok" else ()
             at = row["started_at"]
-            self._leaf(row["key_name"] or "", model, row["backend"] or "").add(row, gaps)
-            self._time(at[: self._width]).add(row, gaps)
-            if loaded.first is None or at < loaded.first:
-                loaded.first = at
-            if loaded.last is None or at > loaded.last:
-                loaded.last = at
+            cell = (row["key_name"] or "", model, row["backend"] or ""), at[: self._width]
+            tally = cells.get(cell)
+            if tally is None:
+                tally = cells[cell] = Tally(loaded.exact)
+            tally.add(row, orjson.loads(deltas)[1:] if deltas and row["outcome"] == "ok" else ())
+            first, last = min(first, at), max(last, at)
+        for (leaf, period), tally in cells.items():
+            for other in self._places(leaf, period):
+                other.take(tally)
+        if last:
+            loaded.first, loaded.last = first, last
 
     def digests(self, since: str, until: str, width: int) -> None:
         """Adds the digests of whole days (`width` 10) or hours (13) from `since` to before `until`."""
@@ -96,17 +107,31 @@ class _Loader:
             {"since": since, "until": until, "width": width, **values},
         ):
             digest: dict[str, dict[str, int]] = orjson.loads(json)
-            self._leaf(key, model, backend).merge(digest)
-            self._time(period[: self._width]).merge(digest)
+            for tally in self._places((key, model, backend), period[: self._width]):
+                tally.merge(digest)
             loaded.first = min(loaded.first or period, period)
             loaded.last = max(loaded.last or period, period)
 
-    def _leaf(self, *leaf: str) -> Tally:
-        key, model, backend = leaf
-        return self._loaded.leaves.setdefault((key, model, backend), Tally(self._loaded.exact))
+    def _places(self, leaf: Leaf, period: str) -> Iterator[Tally]:
+        loaded = self._loaded
+        if self._leaves:
+            tally = loaded.leaves.get(leaf)
+            if tally is None:
+                tally = loaded.leaves[leaf] = Tally(loaded.exact)
+            yield tally
+        if self._times:
+            tally = loaded.times.get(period)
+            if tally is None:
+                tally = loaded.times[period] = Tally(loaded.exact)
+            yield tally
 
-    def _time(self, period: str) -> Tally:
-        return self._loaded.times.setdefault(period, Tally(self._loaded.exact))
+    def span(self, since: str, until: str, step: Step, oldest: str) -> None:
+        """All of a span, from digests where they are whole."""
+        for kind, begin, end in spans(since, until, step, oldest):
+            if kind == "rows":
+                self.rows(begin, end)
+            else:
+                self.digests(begin, end, 10 if kind == "days" else 13)
 
 
 def load(conn: sqlite3.Connection, selection: Selection, step: Step | None = None, exact: int = EXACT) -> Loaded:
@@ -120,17 +145,16 @@ def load(conn: sqlite3.Connection, selection: Selection, step: Step | None = Non
     whole = oldest[:10] <= since[:10] or requests == 0  # rows are there for all that is counted
     from_rows = bool(selection.tags) or (requests <= exact and whole)
     loaded = Loaded(requests <= exact and from_rows, step, Tally(requests <= exact and from_rows))
-    loader = _Loader(conn, selection, loaded)
     if from_rows:
         if not whole:
             loaded.notes.append(f"exchanges before {oldest[:10]} are deleted; with --tag they are not in these figures")
-        loader.rows(selection.since, selection.until)
+        _Loader(conn, selection, loaded).rows(selection.since, selection.until)
     else:
-        for kind, begin, end in spans(since, until, step, oldest):
-            if kind == "rows":
-                loader.rows(begin, end)
-            else:
-                loader.digests(begin, end, 10 if kind == "days" else 13)
+        if step == "day" or _moment(until) - _moment(since) <= _HOURLY_SPAN:
+            _Loader(conn, selection, loaded).span(since, until, step, oldest)
+        else:  # many hours: what is not by hour comes from the few days
+            _Loader(conn, selection, loaded, leaves=False).span(since, until, "hour", oldest)
+            _Loader(conn, selection, loaded, times=False).span(since, until, "day", oldest)
         if step == "hour" and since < oldest[:10]:
             loaded.notes.append(f"exchanges before {oldest[:10]} are deleted: of those days only whole days are known")
     for tally in loaded.leaves.values():

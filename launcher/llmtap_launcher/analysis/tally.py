@@ -58,8 +58,9 @@ class Tally:
         self._gaps.update(other._gaps)
 
     def _bucket(self, metric: str, bucket: int, n: int) -> None:
-        counts = self.digest.setdefault(metric, Counter())
-        counts[str(bucket)] += n
+        counts = self.digest.setdefault(metric, {})
+        name = str(bucket)
+        counts[name] = counts.get(name, 0) + n
 
     # figures
 
@@ -71,7 +72,7 @@ class Tally:
     def of(self, kind: str, name: str) -> int:
         """One counter."""
         counts = self.digest.get(kind)
-        return counts[name] if counts is not None else 0
+        return counts.get(name, 0) if counts is not None else 0
 
     def distribution(self, metric: str) -> dict[str, float | int | None]:
         """`n` and percentiles of a metric; None where there are no values."""

@@ -16,13 +16,12 @@ An object has for each kind of counter the counts by name:
 from __future__ import annotations
 
 import sqlite3
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
 
-Digest = dict[str, Counter[str]]
+Digest = dict[str, dict[str, int]]
 #: hour or day, key, model, backend
 Place = tuple[str, str, str, str]
 
@@ -84,11 +83,15 @@ def bill(digest: Digest, row: Mapping[str, Any], sign: int = 1) -> None:
 def merge(into: Digest, more: Mapping[str, Mapping[str, int]]) -> None:
     """Adds one digest to another."""
     for kind, counts in more.items():
-        if (have := into.get(kind)) is None:
-            into[kind] = Counter(counts)
-        else:
-            for name, n in counts.items():
-                have[name] = have.get(name, 0) + n
+        have = into.get(kind)
+        if have is None:
+            into[kind] = dict(counts)
+            continue
+        for name, n in counts.items():
+            if name in have:
+                have[name] += n
+            else:
+                have[name] = n
 
 
 def save(conn: sqlite3.Connection, found: Iterable[tuple[Place, Digest]]) -> None:
@@ -114,5 +117,5 @@ def save(conn: sqlite3.Connection, found: Iterable[tuple[Place, Digest]]) -> Non
 def _add(digest: Digest, kind: str, name: str, n: int) -> None:
     counts = digest.get(kind)
     if counts is None:
-        counts = digest[kind] = Counter()
+        counts = digest[kind] = {}
     counts[name] = counts.get(name, 0) + n

@@ -77,8 +77,9 @@ class Rollups:
             if value is not None:
                 hist = digest.get(metric)
                 if hist is None:
-                    hist = digest[metric] = Counter()
-                hist[str(bucket(value))] += sign
+                    hist = digest[metric] = {}
+                name = str(bucket(value))
+                hist[name] = hist.get(name, 0) + sign
         if gaps:
             counts = self._gaps.setdefault(place, Counter())
             if sign > 0:
@@ -132,9 +133,10 @@ class Rollups:
 
     def _sort_gaps(self) -> None:
         for place, counts in self._gaps.items():
-            hist = self._digests[place].setdefault("itl_ms", Counter())
+            hist = self._digests[place].setdefault("itl_ms", {})
             for gap, n in counts.items():
-                hist[str(_GAPS[gap] if 0 <= gap < len(_GAPS) else bucket(gap / 10))] += n
+                name = str(_GAPS[gap] if 0 <= gap < len(_GAPS) else bucket(gap / 10))
+                hist[name] = hist.get(name, 0) + n
 
     def clear(self) -> None:
         """Forgets the batch: it was rolled back."""
