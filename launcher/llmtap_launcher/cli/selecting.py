@@ -17,16 +17,14 @@ if TYPE_CHECKING:
     from llmtap.core.config import Config
 
 
-class Moment(click.ParamType[str]):
+def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """`2h`, `2026-11-01` …: see `parse_moment`. What it is not is wrong usage."""
-
-    name = "when"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            return parse_moment(value)
-        except SelectionError as error:
-            self.fail(str(error), param, ctx)
+    if value is None:
+        return None
+    try:
+        return parse_moment(value)
+    except SelectionError as error:
+        raise click.BadParameter(str(error), ctx, param) from error
 
 
 def source_option[F: Callable[..., Any]](command: F) -> F:
@@ -44,8 +42,10 @@ def source_option[F: Callable[..., Any]](command: F) -> F:
 def selection_options[F: Callable[..., Any]](command: F) -> F:
     """`--since --until --model --key --backend --tag`. The command gets what `selected` takes."""
     options = (
-        click.option("--since", type=Moment(), metavar="WHEN", help="From then on: 2h, 7d, 2026-11-01, 2026-11-01T09:30 (UTC)."),
-        click.option("--until", type=Moment(), metavar="WHEN", help="Before then."),
+        click.option(
+            "--since", callback=_moment, metavar="WHEN", help="From then on: 2h, 7d, 2026-11-01, 2026-11-01T09:30 (UTC)."
+        ),
+        click.option("--until", callback=_moment, metavar="WHEN", help="Before then."),
         click.option(
             "--model", "models", multiple=True, metavar="NAME", help="Served model; * and ? are wildcards. Repeatable: any."
         ),
