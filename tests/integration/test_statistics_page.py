@@ -73,7 +73,7 @@ def test_the_middlewares_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.timeout(1800)
 def test_speed_and_memory(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "tests/bench/statistics.py", "--dir", tmp_path, "--exchanges", os.environ["LLMTAP_STATISTICS_ROWS"]],
+        [sys.executable, "tests/bench/figures.py", "--dir", tmp_path, "--exchanges", os.environ["LLMTAP_STATISTICS_ROWS"]],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -128,9 +128,8 @@ def _waiting(spool: Path, database: Path) -> int:
 @contextmanager
 def _temporary(files: Mapping[Segment, Path], options: Options, tell: Callable[[str], None], path: Path) -> Iterator[Path]:
     total = sum(file.stat().st_size for file in files.values())
-    tell(
-        f"{path}: {len(files)} spool {'file' if len(files) == 1 else 'files'} ({size(total)}) are read into a temporary database"
-    )
+    words = "1 spool file is" if len(files) == 1 else f"{len(files)} spool files are"
+    tell(f"{path}: {words} read into a temporary database ({size(total)})")
     try:
         folder = Path(tempfile.mkdtemp(prefix="llmtap-"))
     except OSError as error:

@@ -47,7 +47,7 @@ def test_a_log_folder_is_read_and_left_alone(tmp_path: Path) -> None:
         counts, told = seen(path)
         assert sum(n for _, n in counts) == 200
         assert dict(counts)["lost"] > 0  # its gateway is gone
-        assert "spool files (" in told[0]
+        assert "spool files are read into a temporary database (" in told[0]
     assert state(tmp_path) == before
 
 

@@ -1,4 +1,4 @@
-"""How long `llmtap analyze`, `slow` and `cost` take on a large database, and how much memory: `python tests/bench/statistics.py
+"""How long `llmtap analyze`, `slow` and `cost` take on a large database, and how much memory: `python tests/bench/figures.py
 [--exchanges N] [--dir DIR]`.
 
 Makes a capture database of N exchanges (60 days, five keys, three models) and runs each command as a process of its own. Targets:
