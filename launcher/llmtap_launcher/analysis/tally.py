@@ -86,7 +86,7 @@ class Tally:
         else:
             counts = self._histogram(metric)
             n = sum(counts.values())
-            found = [_rounded(latency.percentile(counts, p)) for p in PERCENTILES]
+            found = [_rounded(value) for value in latency.percentiles(counts, PERCENTILES)]
         return {"n": n, **{f"p{p}": value for p, value in zip(PERCENTILES, found, strict=True)}}
 
     def _histogram(self, metric: str) -> dict[int, int]:

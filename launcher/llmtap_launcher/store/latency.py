@@ -8,7 +8,7 @@ Bucket b holds values in (0.01 * 2^((b-1)/8), 0.01 * 2^(b/8)]; bucket 0 all up t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 PER_OCTAVE = 8
 LEAST = 0.01
@@ -30,17 +30,27 @@ def upper(number: int) -> float:
 
 def percentile(counts: Mapping[int, int], p: float) -> float | None:
     """The p-th percentile (0 to 100) of a histogram {bucket: n}, interpolated inside its bucket; None when it is empty."""
+    return percentiles(counts, (p,))[0]
+
+
+def percentiles(counts: Mapping[int, int], wanted: Sequence[float]) -> list[float | None]:
+    """Several percentiles, in ascending order, in one walk."""
     total = sum(counts.values())
-    if total <= 0:
-        return None
-    wanted = max(1, math.ceil(total * p / 100))  # nearest rank
-    seen = 0
+    if total <= 0 or not wanted:
+        return [None] * len(wanted)
+    ranks = [max(1, math.ceil(total * p / 100)) for p in wanted]  # nearest rank
+    found: list[float | None] = []
+    rank, seen = ranks[0], 0
     for number in sorted(counts):
         n = counts[number]
-        if n > 0 and seen + n >= wanted:
-            if number == 0:
-                return LEAST
-            share = max(0.0, min(1.0, (wanted - seen - 0.5) / n))  # a value alone counts as the middle
-            return float(LEAST * 2 ** ((number - 1 + share) / PER_OCTAVE))
+        if n <= 0 or seen + n < rank:
+            seen += n
+            continue
+        while seen + n >= rank:
+            share = max(0.0, min(1.0, (rank - seen - 0.5) / n))  # a value alone counts as the middle
+            found.append(float(LEAST * 2 ** ((number - 1 + share) / PER_OCTAVE)) if number else LEAST)
+            if len(found) == len(ranks):
+                return found
+            rank = ranks[len(found)]
         seen += n
-    return upper(max(counts))
+    return found + [upper(max(counts))] * (len(ranks) - len(found))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmtap_launcher.store.latency import bucket, percentile, upper
+from llmtap_launcher.store.latency import bucket, percentile, percentiles, upper
 
 
 @given(st.floats(min_value=0.0101, max_value=1e9))
@@ -49,3 +49,9 @@ def test_extremes() -> None:
     assert percentile({8: 1}, 50) == pytest.approx(0.02 * 2 ** (-1 / 16)), "alone: the middle of its bucket"
     assert percentile({8: 1000}, 100) == pytest.approx(0.02, rel=0.001)
     assert percentile({8: 1000}, 0) == pytest.approx(upper(7), rel=0.001)
+
+
+@given(st.dictionaries(st.integers(0, 200), st.integers(0, 30)), st.lists(st.floats(0, 100), max_size=6))
+def test_several_at_once_are_each_by_itself(counts: dict[int, int], wanted: list[float]) -> None:
+    wanted.sort()
+    assert percentiles(counts, wanted) == [percentile(counts, p) for p in wanted]
