@@ -61,7 +61,7 @@ test-312: venv
 .venv-3.12/.installed: pyproject.toml requirements-lowest.txt
 	@rm -rf .venv-3.12 && "$(PY312)" -m venv .venv-3.12 && \
 	.venv-3.12/bin/python -m pip install -q --upgrade 'pip>=25.1' && \
-	.venv-3.12/bin/python -m pip install -q --disable-pip-version-check --constraint requirements-lowest.txt --group dev --editable . && touch $@
+	.venv-3.12/bin/python -m pip install -q --no-compile --disable-pip-version-check --constraint requirements-lowest.txt --group dev --editable . && touch $@
 
 # the newest mitmproxy we promise to work with, whatever is pinned: an environment that looks into .venv for everything else
 test-newest: .venv-newest/.installed

@@ -32,7 +32,7 @@ def sim() -> Iterator[SimHandle]:
 def gateway(sim: SimHandle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     config = {
         "backends": [{"name": "a", "url": sim.url}],
-        "batching": {"enabled": True, "max_batch_size": 16, "max_wait_ms": 40, "chat": True},
+        "batching": {"enabled": True, "max_batch_size": 16, "max_wait_ms": 150, "chat": True},
         "logging": {"request_log": False},
     }
     with running_gateway(tmp_path_factory.mktemp("gateway"), config, master=True) as running:
