@@ -55,7 +55,7 @@ test-312: venv
 	@py="$(call find_python,python3.12 $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python),(3,12))"; \
 	if [ -z "$$py" ]; then echo "Python 3.12 is not on this machine: its run is left out"; exit 0; fi; \
 	$(MAKE) --no-print-directory .venv-3.12/.installed PY312="$$py" && \
-	.venv-3.12/bin/python -m pytest tests/unit tests/test_*.py tests/integration/test_gateway.py -n 3 --dist loadfile -q -p no:cacheprovider \
+	LLMTAP_HYPOTHESIS=few .venv-3.12/bin/python -m pytest tests/unit tests/test_*.py tests/integration/test_gateway.py -n 3 --dist loadfile -q -p no:cacheprovider \
 	  --ignore tests/unit/docs -k 'not lane] and not stock]'
 
 .venv-3.12/.installed: pyproject.toml requirements-lowest.txt
