@@ -14,12 +14,11 @@ from llmtap_launcher.export.options import Message, Shape
 from llmtap_launcher.export.paths import Paths
 from llmtap_launcher.export.pictures import Pictures
 from llmtap_launcher.export.provenance import Provenance
-from llmtap_launcher.export.stored import Bodies, rows
+from llmtap_launcher.export.stored import Bodies, Stored, as_message, role_of, rows
 from llmtap_launcher.export.turns import Turn
 
 _COLUMNS = "id, uid, tools_hash, params_json, response_meta_json"
 _TOOLS_KEPT = 512
-_NO_MESSAGE: Message = {"role": ""}
 
 _Path = tuple[list[int], list[int]]
 
@@ -36,7 +35,7 @@ class Asks:
 @dataclass(slots=True)
 class Conversation:
     """One conversation; its last message is the reply. `foreign`: places of the replies that nobody of ours gave.
-    `root`: what it begins with, the same for all that begin so."""
+    `root`: what it begins with, the same for all that begin so. `replies`: places of the assistant's messages."""
 
     exchange: int
     uid: str
@@ -45,6 +44,7 @@ class Conversation:
     parallel: bool
     foreign: list[int]
     root: bytes
+    replies: list[int]
 
 
 class Conversations:
@@ -77,24 +77,35 @@ class Conversations:
         self,
         path: list[int],
         bodies: list[int],
-        stored: dict[int, Message],
+        stored: dict[int, Stored],
         row: Sequence[Any],
         root: bytes,
         corrected: Message | None,
     ) -> Conversation:
         exchange, uid, tools_hash, params_json, meta_json = row
         messages: list[Message] = []
+        replies: list[int] = []
         special = False
         shape, pictures = self._shape, self._pictures
         for body in bodies:
             found = stored.get(body)
-            if found is None:
-                raise Unfit("texts that are no longer stored")
-            if len(found) == 2 and type(found["content"]) is str and (role := found["role"]) in ("user", "assistant", "system"):
-                messages.append({"role": role, "content": found["content"]})  # nearly all
-            else:
-                messages.append(normal(found, body, shape, pictures))
+            if type(found) is tuple:  # nearly all
+                role = found[1]
+                if role == "assistant":
+                    replies.append(len(messages))
+                elif role != "user" and role != "system":
+                    special = True
+                    messages.append(normal(as_message(found), body, shape, pictures))
+                    continue
+                messages.append({"role": role, "content": found[2]})
+            elif found is not None:
                 special = True
+                message = normal(as_message(found), body, shape, pictures)
+                if message["role"] == "assistant":
+                    replies.append(len(messages))
+                messages.append(message)
+            else:
+                raise Unfit("texts that are no longer stored")
         if corrected is not None:
             messages[-1] = normal(corrected, bodies[-1], shape, pictures)
         elif shape.reasoning != "drop":
@@ -106,11 +117,8 @@ class Conversations:
             link_calls(messages)
         foreign: list[int] = []
         if self._provenance is not None:
-            asked = self._provenance.foreign
             last = len(path) - 1
-            foreign = [
-                at for at, message in enumerate(messages) if message["role"] == "assistant" and at != last and asked(path[at])
-            ]
+            foreign = [at for at in replies if at != last and self._provenance.foreign(path[at])]
         tools = self._tools_of(tools_hash) if tools_hash is not None and shape.tools else []
         parallel = True
         if params_json is not None and ("parallel_tool_calls" in params_json or '"functions"' in params_json):
@@ -118,10 +126,10 @@ class Conversations:
             parallel = params.get("parallel_tool_calls") is not False
             if not tools and shape.tools and type(functions := params.get("functions")) is list:
                 tools = tools_of(functions)
-        return Conversation(exchange, uid, messages, tools, parallel, foreign, root)
+        return Conversation(exchange, uid, messages, tools, parallel, foreign, root, replies)
 
     def _rethink(
-        self, path: list[int], ids: list[int], stored: dict[int, Message], messages: list[Message], meta_json: str | None
+        self, path: list[int], ids: list[int], stored: dict[int, Stored], messages: list[Message], meta_json: str | None
     ) -> None:
         """The same words may have been said after other thoughts: those of this reply are kept with its exchange, and so are
         those of the replies before it."""
@@ -133,10 +141,10 @@ class Conversations:
                 continue
             said = orjson.loads(meta).get("reasoning", ...)
             said = said.get("0") if type(said) is dict else said
-            if said is not ... and said != thoughts(stored[ids[at]]):
+            if said is not ... and said != thoughts(as_message(stored[ids[at]])):
                 again = {
                     key: value
-                    for key, value in stored[ids[at]].items()
+                    for key, value in as_message(stored[ids[at]]).items()
                     if key not in ("reasoning", "reasoning_content", "thinking")
                 }
                 messages[at] = normal(again, ids[at], self._shape, self._pictures)
@@ -158,10 +166,10 @@ class Conversations:
             self._tools[hashed] = tools_of(orjson.loads(row[0])) if row is not None else []
         return self._tools[hashed]
 
-    def _roots(self, paths: Sequence[_Path], stored: dict[int, Message]) -> list[bytes]:
+    def _roots(self, paths: Sequence[_Path], stored: dict[int, Stored]) -> list[bytes]:
         """What each begins with: the hash of the first user's message with what stands before it."""
         firsts = [
-            messages[next((at for at, body in enumerate(bodies) if stored.get(body, _NO_MESSAGE)["role"] == "user"), 0)]
+            messages[next((at for at, body in enumerate(bodies) if role_of(stored.get(body)) == "user"), 0)]
             for messages, bodies in paths
         ]
         hashes = dict(rows(self._conn, "id, hash", "messages", "id", sorted(set(firsts))))
@@ -179,4 +187,4 @@ class Conversations:
         ):
             found[exchange] = body
         stored = self._bodies.load(found.values())
-        return {exchange: stored[body] for exchange, body in found.items() if body in stored}
+        return {exchange: as_message(stored[body]) for exchange, body in found.items() if body in stored}

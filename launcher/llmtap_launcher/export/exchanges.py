@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from llmtap_launcher.export.paths import Paths
-from llmtap_launcher.export.stored import Bodies, rows
+from llmtap_launcher.export.stored import Bodies, as_message, rows
 from llmtap_launcher.store.request_of import replay_path, request_of
 
 Row = dict[str, Any]
@@ -79,7 +79,7 @@ class Raw:
             return []
         _, bodies = self._paths.to(row[0])
         stored = self._bodies.load(bodies)
-        return [stored[body] for body in bodies if body in stored]
+        return [as_message(stored[body]) for body in bodies if body in stored]
 
     def _ratings(self, exchanges: list[int]) -> dict[int, list[Row]]:
         out: dict[int, list[Row]] = {}

@@ -61,12 +61,11 @@ def conversation_row(name: str) -> Callable[[Conversation, Shape], Row]:
 
 
 def _openai_sft(it: Conversation, shape: Shape) -> Row:
-    check_calls(it.messages)
-    foreign = it.foreign
-    for at, message in enumerate(it.messages):
-        if message["role"] == "assistant":
-            message["weight"] = 0 if at in foreign else 1
-    row: Row = {"messages": it.messages}
+    messages, foreign = it.messages, it.foreign
+    check_calls(messages)
+    for at in it.replies:
+        messages[at]["weight"] = 0 if at in foreign else 1
+    row: Row = {"messages": messages}
     if it.tools:
         row["tools"] = it.tools
         row["parallel_tool_calls"] = it.parallel
@@ -178,8 +177,8 @@ def check_calls(messages: list[Message]) -> None:
             continue
         if waiting:
             raise Unfit("tool calls without an answer")
-        if calls := message.get("tool_calls"):
-            waiting = {call["id"] for call in calls}
+        if "tool_calls" in message:
+            waiting = {call["id"] for call in message["tool_calls"]}
 
 
 def _calls(message: Message) -> list[str]:

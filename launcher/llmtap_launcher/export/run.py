@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -23,7 +24,7 @@ from llmtap_launcher.export.pictures import Pictures
 from llmtap_launcher.export.redact import Redactor
 from llmtap_launcher.export.turns import Seen, turns
 
-_BATCH = 256
+_BATCH = 64
 #: most of the index of the messages' hashes of a million exchanges
 _CACHE_KB = 98_304
 
@@ -86,6 +87,8 @@ def export(conn: sqlite3.Connection, job: Job, redactor: Redactor | None = None,
         raise LlmtapError("an export needs a connection of its own")
     conn.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
     conn.execute("BEGIN")
+    collecting = gc.isenabled()
+    gc.disable()  # rows hold no circles, and looking for some costs a fifth of the time
     try:
         try:
             return _export(conn, job, redactor, tell, parts=False)
@@ -96,6 +99,8 @@ def export(conn: sqlite3.Connection, job: Job, redactor: Redactor | None = None,
     except sqlite3.Error as error:
         raise LlmtapError(f"the database cannot be read: {error}") from error
     finally:
+        if collecting:
+            gc.enable()
         conn.rollback()
 
 

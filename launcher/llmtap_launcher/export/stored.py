@@ -9,27 +9,32 @@ from typing import Any
 from llmtap_launcher.store.attachments import restore
 from llmtap_launcher.store.canonical import message_of
 
-#: characters of remembered bodies
-_KEPT_CHARS = 8_000_000
+#: characters of remembered bodies: little enough to stay in the processor's cache
+_KEPT_CHARS = 500_000
 #: SQLite's limit of parameters is far above
 _ASK = 500
 
+#: the row: id, role, text, no JSON
+Plain = tuple[Any, ...]
+Stored = Plain | dict[str, Any]
+
 
 class Bodies:
-    """Stored messages by the id of their body, in OpenAI's shape. They are shared: not to be changed.
+    """Stored messages by the id of their body. They are shared: not to be changed.
 
-    `whole`: attachments are put back; otherwise the references stay.
+    A message that is only a role and a text is a `Plain`, any other a dictionary in OpenAI's shape. `whole`: attachments are
+    put back; otherwise the references stay.
     """
 
     def __init__(self, conn: sqlite3.Connection, *, whole: bool = False) -> None:
         self._conn = conn
         self._whole = whole
         # two generations: what is asked for again moves to the younger, the older is forgotten as a whole
-        self._young: dict[int, dict[str, Any]] = {}
-        self._old: dict[int, dict[str, Any]] = {}
+        self._young: dict[int, Stored] = {}
+        self._old: dict[int, Stored] = {}
         self._chars = 0
 
-    def load(self, ids: Iterable[int]) -> dict[int, dict[str, Any]]:
+    def load(self, ids: Iterable[int]) -> dict[int, Stored]:
         """The messages of these bodies, and perhaps others. One that is gone is missing."""
         wanted = set(ids)
         if self._chars > _KEPT_CHARS:
@@ -39,18 +44,19 @@ class Bodies:
             young[ident] = old.pop(ident)
         ask = sorted(wanted - young.keys())  # in the order they lie in the file
         chars = 0
-        for ident, role, text, json in rows(self._conn, "id, role, text, json", "bodies", "id", ask):
-            if json is None:
-                young[ident] = {"role": role, "content": text}
-                chars += len(text or "")
+        for row in rows(self._conn, "id, role, text, json", "bodies", "id", ask):
+            ident, role, text, json = row
+            if json is None and text is not None:
+                young[ident] = row
+                chars += len(text)
                 continue
             if role == "tools":
                 continue  # definitions, which lie between the messages
             message = message_of(role, text, json)
-            if self._whole and "attachment:" in json:
+            if self._whole and json is not None and "attachment:" in json:
                 message = restore(message, self._content(ident))
             young[ident] = message
-            chars += len(text or "") + len(json)
+            chars += len(text or "") + len(json or "")
         self._chars += chars
         return young
 
@@ -65,6 +71,19 @@ class Bodies:
             return None if found is None else bytes(found[0])
 
         return load
+
+
+def role_of(stored: Stored | None) -> str | None:
+    """The role of a message, if there is one."""
+    if stored is None:
+        return None
+    role: str = stored[1] if isinstance(stored, tuple) else stored["role"]
+    return role
+
+
+def as_message(stored: Stored) -> dict[str, Any]:
+    """In OpenAI's shape. Not to be changed."""
+    return {"role": stored[1], "content": stored[2]} if isinstance(stored, tuple) else stored
 
 
 def rows(conn: sqlite3.Connection, columns: str, table: str, key: str, values: list[Any]) -> Iterable[tuple[Any, ...]]:

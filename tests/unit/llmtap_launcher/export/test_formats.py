@@ -19,7 +19,8 @@ CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '
 
 
 def conversation(*messages: dict[str, Any], tools: Any = (), foreign: Any = ()) -> Conversation:
-    return Conversation(1, "u", [dict(m) for m in messages], list(tools), True, list(foreign), b"r")
+    replies = [at for at, message in enumerate(messages) if message["role"] == "assistant"]
+    return Conversation(1, "u", [dict(m) for m in messages], list(tools), True, list(foreign), b"r", replies)
 
 
 @pytest.mark.parametrize("name", list(CONSUMERS))

@@ -7,7 +7,7 @@ from contextlib import closing
 import demo
 
 from llmtap_launcher.export import stored
-from llmtap_launcher.export.stored import Bodies, rows
+from llmtap_launcher.export.stored import Bodies, as_message, role_of, rows
 from llmtap_launcher.store.database import connect_ro
 from support.captures import WEATHER_TOOL, Captures
 
@@ -21,8 +21,9 @@ def test_messages_whole_and_with_references(captures: Captures) -> None:
     with closing(connect_ro(captures.db)) as conn:
         ids = [row[0] for row in conn.execute("SELECT id FROM bodies WHERE role <> 'tools' ORDER BY id")]
         found = Bodies(conn, whole=True).load(ids)
-        assert [found[ident]["content"] for ident in ids] == [parts, "a picture"]
-        reference = Bodies(conn).load(ids)[ids[0]]["content"][0]["image_url"]["url"]
+        assert [as_message(found[ident])["content"] for ident in ids] == [parts, "a picture"]
+        assert [role_of(found[ident]) for ident in ids] == ["user", "assistant"] and role_of(None) is None
+        reference = as_message(Bodies(conn).load(ids)[ids[0]])["content"][0]["image_url"]["url"]
         assert reference.startswith("attachment:")
         assert 999 not in Bodies(conn).load([*ids, 999])
 
