@@ -1,4 +1,4 @@
-# make up | test | lint | types | unit | integration | faults | test-vllm | fuzz | bench | docs | venv | clean
+# make up | demo | test | lint | types | unit | integration | faults | test-vllm | fuzz | bench | docs | venv | clean
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 MIN := 3.12
@@ -11,7 +11,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help venv up test lint types unit integration faults test-long test-312 test-newest test-vllm fuzz bench bench-peers docs lock clean
+.PHONY: help venv up test lint types unit integration faults test-long test-312 test-newest test-vllm test-training fuzz bench bench-peers \
+  demo docs lock clean
 
 help:
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -77,6 +78,16 @@ test-newest: .venv-newest/.installed
 test-vllm: venv ## against a real vLLM (CPU build, tiny model); installs it on first use
 	$(PYTEST) tests/vllm -q -rs
 
+test-training: venv ## exports against datasets and TRL, in an environment of their own (makes it on first use)
+	@$(MAKE) --no-print-directory .venv-training/.installed
+	LLMTAP_TEST_TRAINING=.venv-training/bin/python $(PYTEST) tests/training -q -rs -s
+
+# TRL's checks of data need neither torch nor accelerate's own needs
+.venv-training/.installed:
+	rm -rf .venv-training && $(BIN)/python -m venv .venv-training && \
+	.venv-training/bin/python -m pip install -q --disable-pip-version-check 'datasets>=4.7' 'transformers>=4.56' jinja2 psutil && \
+	.venv-training/bin/python -m pip install -q --disable-pip-version-check --no-deps 'trl>=1' accelerate && touch $@
+
 fuzz: venv ## 100,000 mutated recordings through every decoder (make fuzz FUZZ="--seed 2")
 	PYTHONPATH=tests $(BIN)/python tests/fuzz/decoders.py $(FUZZ)
 
@@ -85,6 +96,9 @@ bench: venv ## ratios of the hot paths
 
 bench-peers: venv ## bench, with sglang-router, vllm-router and LiteLLM from PyPI
 	$(BIN)/python tests/bench/run.py --peers $(BENCH)
+
+demo: venv ## a demo database in llmtap-data/demo
+	$(BIN)/python docs/demo.py
 
 docs: venv ## regenerate what is generated
 	$(BIN)/python docs/generate.py
@@ -97,5 +111,5 @@ lock: venv ## refresh requirements.lock from what is installed (Python 3.13)
 	  requirements.lock requirements.new > requirements.both && mv requirements.both requirements.lock && rm requirements.new
 
 clean: ## remove environments and caches (never captured data)
-	rm -rf .venv .venv-3.12 .venv-newest .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	rm -rf .venv .venv-3.12 .venv-newest .venv-training .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

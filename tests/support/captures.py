@@ -32,6 +32,7 @@ class Captures:
         self._spool = SegmentWriter(folder / "spool", "w1", "boot", 1_000_000_000)
         self._writer = Writer(folder, options=options)
         self._at_us = START_US
+        self.written = 0  # exchanges begun
         self.store()
 
     def __enter__(self) -> Self:
@@ -49,7 +50,7 @@ class Captures:
         uid = uid or str(ULID())
         self._at_us = at_us or self._at_us + 7_000_000
         body = orjson.dumps({"model": "qwen3-8b", "messages": list(messages), "stream": True, **fields})
-        self._spool.append(
+        self.write(
             encode(
                 Begin(
                     **{
@@ -95,7 +96,7 @@ class Captures:
             **fields,
         }
         took_us = int((values["duration_ms"] or 0) * 1000)
-        self._spool.append(encode(End(uid=uid, at_us=self._at_us + took_us, outcome=outcome, **values)))
+        self.write(encode(End(uid=uid, at_us=self._at_us + took_us, outcome=outcome, **values)))
 
     def exchange(
         self,
@@ -112,6 +113,11 @@ class Captures:
         choices = [] if reply is None else [reply] if isinstance(reply, Choice) else reply
         self.end(uid, choices, **fields)
         return uid
+
+    def write(self, record: bytes) -> None:
+        """A record of any kind, encoded."""
+        self.written += b'"t":"begin"' in record[:40]
+        self._spool.append(record)
 
     def store(self) -> None:
         self._writer.run_pass()

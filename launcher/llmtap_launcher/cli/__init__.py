@@ -32,6 +32,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cost": ("cost", "cost"),
     "prune": ("prune", "prune"),
     "backup": ("backup", "backup"),
+    "export": ("export", "export"),
+    "import": ("import_", "import_"),
     "script-path": ("script_path", "script_path"),
 }
 

@@ -21,11 +21,16 @@ _POLL_S, _PATIENCE_S = 0.1, 3600.0
 
 
 def run(
-    directory: Path, database: Path, what: str, question: Mapping[str, Any], here: Callable[[Writer], dict[str, Any]]
+    directory: Path,
+    database: Path,
+    what: str,
+    question: Mapping[str, Any],
+    here: Callable[[Writer], dict[str, Any]],
+    patience_s: float = _PATIENCE_S,
 ) -> dict[str, Any]:
     """The answer to `what` (one of those `Writer` serves). `here`: the same with a writer of our own. Raises LlmtapError."""
     requests, name = Requests(directory), f"{what}-{os.getpid()}"
-    end = time.monotonic() + _PATIENCE_S
+    end = time.monotonic() + patience_s
     pause = Event()
     with WriterLock(directory) as lock:
         asked = False
@@ -44,4 +49,5 @@ def run(
             if (answer := requests.answer(name)) is not None:
                 return answer
             pause.wait(_POLL_S)
+        requests.withdraw(name)
     raise LlmtapError(f"the writer (process {lock.holder()}) does not answer; see llmtap status")

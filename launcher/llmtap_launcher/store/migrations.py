@@ -252,3 +252,9 @@ def m006_digests(db: Database) -> None:
     for statement in _DIGESTS.split(";\n"):
         db.execute(statement)
     fill_digests(db.conn)
+
+
+@migrations()
+def exports_manifest(db: Database) -> None:
+    """All that is to be known of an export, beside its hash."""
+    db.execute("ALTER TABLE exports ADD COLUMN manifest_json TEXT")

@@ -214,9 +214,10 @@ COLUMNS: dict[str, dict[str, str]] = {
         "id": "Number.",
         "at": "When.",
         "format": "Format.",
-        "sql": "The selection.",
+        "sql": "The selection, as a condition over `exchanges e`.",
         "rows": "Rows written.",
-        "sha256": "Of the file.",
+        "sha256": "Of the (first) file.",
+        "manifest_json": "JSON: files with their rows and hashes, options, what was left out and why, what was redacted.",
     },
     "otel_spans": {
         "span_id": "The exchange's `uid`.",

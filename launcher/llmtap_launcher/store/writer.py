@@ -24,6 +24,7 @@ from llmtap.spool.segment import Segment, adopted, scan
 from llmtap_launcher.selection import Selection
 from llmtap_launcher.store.archive import Archive, cutoff
 from llmtap_launcher.store.database import WAL_BYTES, open_writer
+from llmtap_launcher.store.exports import Export, insert
 from llmtap_launcher.store.gpu_hours import settle_hours
 from llmtap_launcher.store.ingest import Ingester, Item
 from llmtap_launcher.store.ledger import Ledger, Progress
@@ -125,7 +126,7 @@ class Writer:
         if self._conn is None:
             return
         try:
-            if self._requests.serve({"prune": self._asked_to_prune, "reprice": self._asked_to_reprice}):
+            if self._requests.serve({"prune": self._asked_to_prune, "reprice": self._asked_to_reprice, "export": self.note}):
                 self._measure(scan(self.spool))
             if now < self._maintain_at:
                 return
@@ -158,6 +159,11 @@ class Writer:
         done = reprice(conn, rates, urls, selection, iso(round((self._clock() - HOUR_SETTLED_S) * 1e6))[:13])
         self._ingester.forget()
         return done
+
+    def note(self, export: dict[str, Any]) -> dict[str, Any]:
+        """Stores a row of `exports`, given as the fields of `Export`."""
+        insert(self._connection(), Export(**export))
+        return {}
 
     def _asked_to_prune(self, question: dict[str, Any]) -> dict[str, Any]:
         return asdict(self.prune(None, Retention(**question)))

@@ -47,7 +47,7 @@ def test_the_fixed_names(conn: sqlite3.Connection) -> None:
     assert columns(conn, "conversations") == "id root_hash tip first_at last_at n key_name model title".split()
     assert columns(conn, "ratings")[:7] == "exchange_id name value string_value source comment at".split()
     assert columns(conn, "prices") == "id provider model_glob valid_from in_nano out_nano cached_nano gpu_hour_nano".split()
-    assert columns(conn, "exports") == "id at format sql rows sha256".split()
+    assert columns(conn, "exports") == "id at format sql rows sha256 manifest_json".split()
     assert columns(conn, "segments") == ["name", "worker", "ingested_to", "records", "bad", "finished_at"]
 
 

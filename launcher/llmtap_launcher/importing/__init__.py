@@ -1,0 +1,1 @@
+"""History from elsewhere into the capture database: logs, batches, HAR and mitmproxy flow files."""
