@@ -17,7 +17,6 @@ from llmtap_launcher.export.provenance import Provenance
 from llmtap_launcher.export.stored import Bodies, Stored, as_message, role_of, rows
 from llmtap_launcher.export.turns import Turn
 
-_COLUMNS = "id, uid, tools_hash, params_json, response_meta_json"
 _TOOLS_KEPT = 512
 
 _Path = tuple[list[int], list[int]]
@@ -64,7 +63,9 @@ class Conversations:
         """One for each turn, in their order; Unfit for what has no place in the shape."""
         paths = [self._paths.to(message) for _, message in turns]
         stored = self._bodies.load(body for _, bodies in paths for body in bodies)
-        exchanges = {row[0]: row for row in rows(self._conn, _COLUMNS, "exchanges", "id", sorted(turn[0] for turn in turns))}
+        meta = "NULL" if self._shape.reasoning == "drop" else "response_meta_json"
+        columns, ids = f"id, uid, tools_hash, params_json, {meta}", sorted(turn[0] for turn in turns)
+        exchanges = {row[0]: row for row in rows(self._conn, columns, "exchanges", "id", ids)}
         corrected = self._corrections(turns) if self._shape.corrected else {}
         roots = self._roots(paths, stored) if self._asks.roots else [b""] * len(turns)
         for (exchange, _), (messages, bodies), root in zip(turns, paths, roots, strict=True):

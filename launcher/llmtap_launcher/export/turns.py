@@ -75,11 +75,13 @@ def turns(
     (last,) = cursor.execute("SELECT coalesce(max(id), 0) FROM messages").fetchone()
     before, replies = bytearray(last // 8 + 1), bytearray(last // 8 + 1)
     answered: set[tuple[str | None, bytes]] = set()
+    anyone_trims = cursor.execute("SELECT 1 FROM exchanges WHERE loose_input IS NOT NULL LIMIT 1").fetchone() is not None
+    words = "e.key_name, e.loose_tip, e.loose_input" if anyone_trims else "NULL, NULL, NULL"
     selected = again = 0
     out = Turns()
     for exchange, message, key, loose_tip, loose_input in cursor.execute(
         # not the other way round: messages are many, and the selection may be small
-        "SELECT e.id, m.id, e.key_name, e.loose_tip, e.loose_input FROM exchanges e CROSS JOIN messages m "
+        f"SELECT e.id, m.id, {words} FROM exchanges e CROSS JOIN messages m "
         f"ON m.hash = e.output_tip WHERE {where} ORDER BY e.started_at DESC, e.id DESC",
         values,
     ):
