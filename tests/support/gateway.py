@@ -20,6 +20,7 @@ import orjson
 import yaml
 
 from llmtap.spool.reader import Bad, read
+from support.forking import Forked, known
 from support.wait import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +52,7 @@ def free_port() -> int:
 class Gateway:
     """A running gateway. `data` is its capture folder."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[str] | Forked
     port: int
     data: Path
     output: list[str] = field(default_factory=list)
@@ -147,7 +148,11 @@ def running_gateway(
     if master:
         argv = [sys.executable, "-m", "llmtap.master", "--config", str(path), "--confdir", str(data / "mitmproxy")]
         full_env["PYTHONPATH"] = os.pathsep.join([str(ROOT / "addons"), *filter(None, [os.environ.get("PYTHONPATH")])])
-    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=full_env, cwd=data)
+    process: subprocess.Popen[str] | Forked
+    if known(argv) and script == SCRIPT:
+        process = Forked(argv, full_env, data)
+    else:
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=full_env, cwd=data)
     gateway = Gateway(process, port, data)
     assert process.stdout is not None
     reader = threading.Thread(target=lambda: gateway.output.extend(process.stdout or ()), daemon=True)

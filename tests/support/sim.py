@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -22,6 +21,8 @@ from typing import IO, Any
 
 import httpx
 
+from support.forking import Forked
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -29,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 class SimHandle:
     """A running simulated engine."""
 
-    process: subprocess.Popen[str]
+    process: Forked
     port: int
     model: str
     _stderr: IO[bytes]
@@ -95,9 +96,7 @@ def sim_environment() -> dict[str, str]:
 def running_sim(model: str = "sim-small", **options: Any) -> Iterator[SimHandle]:
     """Starts a sim and waits for its ready line; `options` as for `sim_command`. Whatever happens, it is gone afterwards."""
     with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            sim_command(model=model, **options), stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT, env=sim_environment()
-        )
+        process = Forked(sim_command(model=model, **options), sim_environment(), ROOT, errors)
         assert process.stdout is not None
         handle = SimHandle(process, 0, model, errors)
         try:
