@@ -130,8 +130,8 @@ def test_tools(gateway: Gateway, client: openai.OpenAI, question: str) -> None:
 # ---- bytes
 
 
-def body_of(raw: bytes) -> bytes:
-    """The body of the last HTTP response in what a connection carried."""
+def bodies_of(raw: bytes) -> list[bytes]:
+    """The bodies of the HTTP responses that a connection carried one after the other."""
     bodies: list[bytearray] = []
 
     class Parts:
@@ -142,7 +142,13 @@ def body_of(raw: bytes) -> bytes:
             bodies[-1].extend(data)
 
     httptools.HttpResponseParser(Parts()).feed_data(raw)
-    return bytes(bodies[-1])
+    return [bytes(body) for body in bodies]
+
+
+def sent_by(tap: Tap, got: bytes) -> bytes:
+    """The one reply of the backend that begins as `got` does (with its id)."""
+    (sent,) = [body for raw in tap.replies if got[:60] in raw for body in bodies_of(bytes(raw)) if body.startswith(got[:60])]
+    return sent
 
 
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
@@ -152,20 +158,14 @@ def test_what_vllm_sent_is_what_the_client_gets(gateway: Gateway, tap: Tap, path
     body: dict[str, Any] = hello() if path == CHAT else {"model": MODEL, "prompt": "Hello", "max_tokens": 20, "temperature": 0}
     if stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
-    before = len(tap.replies)
-    with httpx.Client(timeout=60) as http:  # a client connection of its own has an upstream connection of its own
-        got = http.post(f"{gateway.url}{path}", json=body).content
-    sent = [bytes(r) for r in tap.replies[before:] if got[:60] in bytes(r)]
-    assert len(sent) == 1 and body_of(sent[0]) == got
+    got = httpx.post(f"{gateway.url}{path}", json=body, timeout=60).content
+    assert sent_by(tap, got) == got
 
 
 @pytest.mark.parametrize("more", [{}, {"n": 2, "temperature": 1, "seed": 7}, {"logprobs": True, "top_logprobs": 2}])
 def test_without_usage_asked_for_only_the_usage_chunk_is_missing(gateway: Gateway, tap: Tap, more: dict[str, Any]) -> None:
-    before = len(tap.replies)
-    with httpx.Client(timeout=60) as http:
-        got = http.post(f"{gateway.url}{CHAT}", json=hello(stream=True, **more)).content
-    sent = next(body_of(bytes(r)) for r in tap.replies[before:] if got[:60] in bytes(r))
-    sent_events, got_events = sent.split(b"\n\n"), got.split(b"\n\n")
+    got = httpx.post(f"{gateway.url}{CHAT}", json=hello(stream=True, **more), timeout=60).content
+    sent_events, got_events = sent_by(tap, got).split(b"\n\n"), got.split(b"\n\n")
     usage = [e for e in sent_events if b'"choices":[]' in e]
     assert len(usage) == 1 and b'"usage":{' in usage[0]
     sent_events.remove(usage[0])
@@ -225,21 +225,26 @@ def test_errors_of_vllm_come_through(vllm: str, gateway: Gateway, body: dict[str
 # ---- aborts
 
 
-def running(vllm: str) -> float:
-    text = httpx.get(f"{vllm}/metrics", timeout=60).text
-    return sum(s.value for f in text_string_to_metric_families(text) if f.name == "vllm:num_requests_running" for s in f.samples)
+def told(vllm: str, name: str, **labels: str) -> float:
+    """The sum of vLLM's own samples of that name with these labels."""
+    families = text_string_to_metric_families(httpx.get(f"{vllm}/metrics", timeout=60).text)
+    return sum(s.value for f in families for s in f.samples if s.name == name and labels.items() <= s.labels.items())
 
 
 def test_a_client_that_leaves_stops_the_generation(vllm: str, gateway: Gateway) -> None:
     body = hello(messages=[{"role": "user", "content": "Tell me a long story"}], stream=True, max_tokens=1500, ignore_eos=True)
+
+    # vLLM counts no aborts: one that it stopped is running no more, was not finished and has fewer tokens than it was asked for
+    finished, tokens = (told(vllm, f"vllm:{name}_total") for name in ("request_success", "generation_tokens"))
     with httpx.stream("POST", f"{gateway.url}{CHAT}", json=body, timeout=60) as reply:
         uid = reply.headers["x-request-id"]
         pieces = reply.iter_raw()  # kept: httpx closes the connection of a dropped iterator
         seen = b""
         while seen.count(b"data: ") <= 8:
             seen += next(pieces)
-        eventually(lambda: running(vllm) == 1, "vLLM is not generating")
-    eventually(lambda: running(vllm) == 0, "vLLM is still generating", timeout_s=1.0)
+    eventually(lambda: told(vllm, "vllm:num_requests_running") == 0, "vLLM is still generating", timeout_s=2.0)
+    assert told(vllm, "vllm:request_success_total") == finished
+    assert 0 < told(vllm, "vllm:generation_tokens_total") - tokens < 1500
     stored = row(gateway, uid)
     assert stored["outcome"] == "client_abort" and stored["status"] == 499
     assert stored["reply"] and stored["usage_source"] == "estimated"
