@@ -6,9 +6,11 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -224,7 +226,7 @@ def test_keys_in_a_stock_mode(sim: SimHandle, tmp_path: Path) -> None:
 
 
 def test_no_key_is_in_anything_the_gateway_has_written(gateway: Gateway) -> None:
-    """Last: after all the others, in the spool, the flows of `-w`, the log and the metrics."""
+    """Last: after all the others, in the spool, the database, the flows of `-w`, the log and the metrics."""
     for key in (ALICE, BOB, LATE, STRANGER):
         for headers in (bearer(key), {"x-api-key": key}):
             httpx.post(f"{gateway.url}/v1/chat/completions?api_key={key}", json={**CHAT, "stream": True}, headers=headers)
@@ -233,12 +235,37 @@ def test_no_key_is_in_anything_the_gateway_has_written(gateway: Gateway) -> None
     assert gateway.stop(signal.SIGTERM) == 0
     flows = gateway.data / "flows"
     assert flows.stat().st_size > 1000
-    written = {str(path): path.read_bytes() for path in gateway.data.rglob("*") if path.is_file() and path.name != "llmtap.yaml"}
+    files = [path for path in gateway.data.rglob("*") if path.is_file() and path.name != "llmtap.yaml"]
+    written = {str(path): path.read_bytes() for path in files}
     assert any("spool" in name for name in written)
+    stored = subprocess.run(
+        [sys.executable, "-m", "llmtap_launcher", "ingest", "--dir", str(gateway.data)],
+        capture_output=True,
+        check=True,
+        cwd=gateway.data,
+        env={name: value for name, value in os.environ.items() if not name.startswith("LLMTAP_")},
+    )
+    dump, exchanges = everything_in(gateway)
+    assert exchanges > 10
+    files = [path for path in gateway.data.rglob("*") if path.is_file() and path.name != "llmtap.yaml"]
+    written |= {f"{path} after": path.read_bytes() for path in files}  # the writer's: database, archive, marks
+    written |= {"tables": dump, "ingest": stored.stdout + stored.stderr}
     written["log"], written["metrics"] = "".join(gateway.output).encode(), metrics.encode()
     for name, content in written.items():
         for secret in (ALICE, BOB, LATE, STRANGER, BACKEND):
             assert secret.encode() not in content, f"{secret} in {name}"
+
+
+def everything_in(gateway: Gateway) -> tuple[bytes, int]:
+    """Every value of every table of the database, and how many exchanges there are."""
+    (database,) = gateway.data.rglob("capture.db")
+    with closing(sqlite3.connect(database)) as conn:
+        tables = [name for (name,) in conn.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")]
+        assert {"exchanges", "messages", "bodies", "segments"} <= set(tables)
+        values = (value for table in tables for row in conn.execute(f'SELECT * FROM "{table}"') for value in row)
+        dump = b"\n".join(value if isinstance(value, bytes) else str(value).encode() for value in values)
+        assert b"tell me about keys" in dump
+        return dump, conn.execute("SELECT count(*) FROM exchanges").fetchone()[0]
 
 
 def test_the_command_of_the_page() -> None:

@@ -35,7 +35,7 @@ class Redactor:
         if kind is str:
             if name in _LEFT or not value:
                 return value
-            return self._secret_by_name(value, name) or self.text(value, depth)
+            return self._secret_by_name(value, name) or self._phone_by_name(value, name) or self.text(value, depth)
         if depth > _DEPTH:
             return value
         if kind is dict:
@@ -84,6 +84,12 @@ class Redactor:
         if not name or "key" not in self.kinds or not secrets.is_secret_name(name) or not secrets.is_set(value):
             return None
         return self._mark("key")
+
+    def _phone_by_name(self, value: str, name: str) -> str | None:
+        """Bare figures are a telephone number only where their name says so."""
+        if not value[-1:].isdecimal() or "phone" not in self.kinds or not _PHONE_NAME.search(name):
+            return None
+        return self._mark("phone") if re.fullmatch(r"\+?[0-9]{7,15}", value) else None
 
     def _number(self, value: int, name: str) -> Any:
         digits = str(value)

@@ -50,6 +50,7 @@ _KEYS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("pplx-", r"\bpplx-[A-Za-z0-9]{20,}"),
         ("dop_v1_", r"\bdop_v1_[a-f0-9]{40,}"),
         ("shpat_", r"\bshpat_[a-fA-F0-9]{20,}"),
+        (":AA", r"\b\d{8,10}:AA[A-Za-z0-9_-]{30,40}"),
         ("AGE-SECRET-KEY-", r"\bAGE-SECRET-KEY-1[A-Z0-9]{40,}"),
         ("eyJ", r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}"),
         (
@@ -67,7 +68,8 @@ _GLUE = re.compile(
 )
 
 _NAMES = (
-    r"pass(?:word|wd|phrase|code)?|pwd|secret|(?:api|access|private|secret|auth|account|signing|encryption|master)[_\- ]?key"
+    r"(?:pg|db|user|root|admin|sudo)?pass(?:word|wd|phrase|code)?|passwort|pwd|pw|secret(?:[_-]key[_-]base)?"
+    r"|(?:api|access|private|secret|auth|account|signing|encryption|master)[_\- ]?key"
     r"|(?:access|auth|refresh|bearer|session|id|api|bot)?[_\- ]?token|client[_\- ]?secret|credentials?|authorization"
 )
 #: a name that says it is a secret, and what it is set to
@@ -76,16 +78,27 @@ _SET_TO = re.compile(
     r"(?:(?:bearer|basic|token)[ \t]+)?"
     r"(?:\\?[\"'`*]{1,2}(?P<quoted>[^\"'`\r\n]{4,200}?)\\?[\"'`*]|(?P<bare>[^\s\"'`,;&<>(){}\[\]]{6,200}))"
 )
-_SET_LITERALS = ("pass", "pwd", "secret", "key", "token", "credential", "authorization")
+_SET_LITERALS = ("pass", "pwd", "pw", "secret", "key", "token", "credential", "authorization")
 _BEARER = re.compile(r"(?i)\b(?:bearer|basic)[ \t]+(?P<bare>[A-Za-z0-9._~+/=-]{12,})")
 _IN_URL = re.compile(r"(?i)\b[a-z][a-z0-9+.-]{1,20}://[^\s/:@\"'<>]{0,100}:(?P<bare>[^\s/@\"'<>]{3,200})@")
 _QUERY = re.compile(r"(?i)[?&](?:[a-z_-]*(?:key|token|secret|signature|password|sig))=(?P<bare>[^\s&\"'<>#]{8,})")
+#: <password>…</password>
+_ELEMENT = re.compile(rf"(?i)<(?P<name>{_NAMES})>[ \t]*(?P<bare>[^<>\r\n]{{4,200}}?)[ \t]*</(?P=name)>")
+#: curl -u name:…, sshpass -p …, mysql -p…, a line of .netrc
+_ARGUMENT = re.compile(
+    r"(?i)\b(?:(?:curl|wget|http)\b[^\n|;]{0,200}?[ \t](?:-u|--user)[ =]?[\"']?[\w.@-]{1,60}:(?P<user>[^\s\"'`]{4,100})"
+    r"|sshpass[ \t]+-p[ \t]*[\"']?(?P<ssh>[^\s\"'`]{4,100})"
+    r"|mysql(?:dump|admin)?\b[^\n|;]{0,100}?[ \t]-p[\"']?(?P<sql>[^\s\"'`-][^\s\"'`]{3,100})"
+    r"|\blogin[ \t]+\S{1,60}[ \t\r\n]+password[ \t]+(?P<netrc>\S{4,100}))"
+)
+_COOKIE = re.compile(r"(?i)\b(?:set-)?cookie2?[\"']?[ \t]{0,2}:[ \t]{0,2}[\"']?(?P<bare>[^\s\"'`=;]{1,60}=[^\r\n\"'`]{8,2000})")
 _FLAG = re.compile(r"(?i)(?<![\w-])--?(?:password|token|api-key|secret|pass)[ =](?P<bare>[^\s\"'`]{6,})")
+_COMMANDS = ("curl", "wget", "http", "sshpass", "mysql", "login")
 #: values that name a secret, or stand for one
 _HOLDER = re.compile(
     r"(?i)\$[{(]|\$[a-z_]+\Z|%\(|%[sd]\b|%[a-z_]+%\Z|<|\{\{|\*{3}|x{4}|\.\.\.|…|your|my[_-]|example|placeholder|changeme|redacted|none\b|null\b|true\b|false\b"
     r"|os\.|env\b|env\[|process\.|getenv|config|settings|self\.|args\.|request\.|str\b|string\b|int\b|bool\b|optional|required|field\b"
-    r"|\[[A-Z]+\]|[a-z_]+\(|[a-z_]+\.[a-z_]+\b"
+    r"|\[[A-Z]+\]|[a-z_]+\(|[a-z_]+(?:\.[a-z_]+)+(?:\Z|[(\[])"
 )
 
 
@@ -110,11 +123,15 @@ def _set_to(text: str) -> Iterator[Span]:
         ("://" in text and "@" in text, _IN_URL),
         (named and "=" in text, _QUERY),
         (named and "-" in text, _FLAG),
+        (named and "</" in text, _ELEMENT),
+        (any(command in lower for command in _COMMANDS), _ARGUMENT),
+        ("cookie" in lower, _COOKIE),
     ):
         if wanted:
             for found in pattern.finditer(text):
-                if _is_value(found["bare"], quoted=False):
-                    yield found.start("bare"), found.end("bare"), "key"
+                group = found.lastgroup or "bare"
+                if pattern is _COOKIE or _is_value(found[group], quoted=False):
+                    yield found.start(group), found.end(group), "key"
 
 
 def _is_value(value: str, *, quoted: bool) -> bool:
@@ -141,17 +158,36 @@ def is_set(value: str) -> bool:
 # ---- addresses
 
 _ENDS = r"(?=[\w.-]+\.(?:com|org|net|edu|gov|io|de|fr|uk|eu)\b)"
+#: … at example dot org
+_SPELLED = r"(?=(?:[\w-]+[ \t]+(?:dot|DOT)[ \t]+){1,4}(?:com|org|net|edu|gov|io|de|fr|uk|eu|COM|ORG|NET)\b)"
 _AT = (
     rf"(?:[{_INVISIBLE}]*@[{_INVISIBLE}]*|&#64;|&commat;|%40|\\u0040|[ \t]*[\[(<{{][ \t]*(?:at|@|AT)[ \t]*[\])>}}][ \t]*"
-    rf"|[ \t]+@[ \t]*{_ENDS}|@[ \t]+{_ENDS})"
+    rf"|[ \t]+@[ \t]*{_ENDS}|@[ \t]+{_ENDS}|＠|[ \t]+(?:at|AT)[ \t]+{_SPELLED})"
 )
-_DOT = rf"(?:[{_INVISIBLE}]*\.[{_INVISIBLE}]*|&#46;|[ \t]*[\[(<{{][ \t]*(?:dot|\.|DOT)[ \t]*[\])>}}][ \t]*)"
-_LABEL = rf"[A-Za-z0-9{_INVISIBLE}](?:[A-Za-z0-9{_INVISIBLE}-]{{0,60}}[A-Za-z0-9])?"
+_DOT = (
+    rf"(?:[{_INVISIBLE}]*\.[{_INVISIBLE}]*|&#46;|[ \t]+(?:dot|DOT)[ \t]+|[ \t]*[\[(<{{][ \t]*(?:dot|\.|DOT)[ \t]*[\])>}}][ \t]*)"
+)
+_LABEL = rf"(?:[^\W_]|[{_INVISIBLE}])(?:(?:[^\W_]|[{_INVISIBLE}-]){{0,60}}[^\W_])?"
 _EMAIL = re.compile(
     rf"(?:\*\*|[`*])?(?:[^\W_]|[_+])(?:[\w.%+'{_INVISIBLE}-]|\*\*|&#46;|[ \t]?[\[(](?:dot|\.)[\])][ \t]?){{0,80}}?{_AT}"
     rf"(?:\*\*|[`*])?(?:{_LABEL}{_DOT}(?:\*\*|[`*])?){{1,5}}[A-Za-z]{{2,24}}(?![\w@])"
 )
-_EMAIL_LITERALS = ("@", "&#64;", "%40", "&commat;", "at]", "at)", "AT]", "at }", "at ]", "at )", "\\u0040")
+_EMAIL_LITERALS = (
+    "@",
+    "&#64;",
+    "%40",
+    "&commat;",
+    "at]",
+    "at)",
+    "AT]",
+    "at }",
+    "at ]",
+    "at )",
+    "\\u0040",
+    "＠",
+    " dot ",
+    " DOT ",
+)
 
 
 def _emails(text: str) -> Iterator[Span]:
@@ -178,7 +214,8 @@ _NATIONAL = re.compile(
 )
 #: what is called a telephone
 _CALLED = re.compile(
-    r"(?i)\b(?:tele)?(?:phone|fon)(?:[_ -]?(?:number|nr|no))?\b|\b(?:tel|mobile?|cell|fax|whatsapp|sms|handy|call(?: me at)?)\b"
+    r"(?i)\b(?:tele)?(?:phone|fon)(?:[_ -]?(?:number|nr|no))?\b"
+    r"|\b(?:tel|mobile?|cell|fax|whatsapp|wa\.me|sms|handy|call(?: me at)?)\b"
 )
 _AFTER_CALLED = re.compile(rf"[^\d\n]{{0,12}}?(?P<bare>[(+]?\d(?:(?:{_BETWEEN}|[()]){{0,3}}\d){{6,14}})(?!\w)")
 _FRACTION = re.compile(r"\d+\.\d+")
@@ -195,7 +232,7 @@ _BEFORE = 4
 def _cards(text: str, runs: list[tuple[int, int]]) -> Iterator[Span]:
     for begin, end in runs:
         for found in _CARD.finditer(text, begin, end):
-            digits = "".join(c for c in found[0] if c.isdigit())
+            digits = "".join(str(int(c)) for c in found[0] if c.isdecimal())  # whatever the script
             if is_card(digits) and not _FRACTION.fullmatch(found[0]):
                 yield found.start(), found.end(), "card"
 
