@@ -44,10 +44,11 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """Where the pages and the gateway are, for the links and commands of a row."""
+    """Where the pages and the gateway are, for the links and commands of a row. `keyed`: the gateway asks for a key."""
 
     pages: str
     gateway: str
+    keyed: bool = False
 
 
 def slowest(
@@ -125,4 +126,5 @@ def split(row: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, float | 
 def _replay(row: Mapping[str, Any], links: Links, name: str) -> str:
     body = shlex.quote(f"{links.pages}/-/request/{name}.json")
     target = shlex.quote(f"{links.gateway}{replay_path(row)}")
-    return f"curl -s {body} | curl -sN {target} -H 'content-type: application/json' --data-binary @-"
+    key = ' -H "authorization: Bearer $OPENAI_API_KEY"' if links.keyed else ""  # the shell's: ours are hashes
+    return f"curl -s {body} | curl -sN {target} -H 'content-type: application/json'{key} --data-binary @-"

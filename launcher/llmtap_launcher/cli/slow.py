@@ -53,7 +53,8 @@ def slow(
         with opened(source, config_path) as (conn, config):
             links = Links(
                 f"http://{reachable(config.datasette.host)}:{config.datasette.port}",
-                f"http://{reachable(config.server.host)}:{config.server.port}",
+                f"{'https' if config.server.tls_cert else 'http'}://{reachable(config.server.host)}:{config.server.port}",
+                config.auth.enabled,
             )
             found = slowest(conn, selection, by, top, threshold, links)
         if format == "table":

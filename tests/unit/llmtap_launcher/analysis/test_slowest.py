@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sqlite3
 from typing import Any
 
@@ -50,6 +51,10 @@ def test_links_and_commands(conn: sqlite3.Connection) -> None:
         f"curl -s http://127.0.0.1:8001/-/request/{uid}.json | curl -sN http://127.0.0.1:8000/v1/chat/completions "
         "-H 'content-type: application/json' --data-binary @-"
     )
+    (row,) = slowest(conn, Selection(), top=1, links=Links("http://127.0.0.1:8001", "https://127.0.0.1:8000", keyed=True))
+    sent = shlex.split(row["replay"])
+    assert sent[sent.index("-sN") + 1] == "https://127.0.0.1:8000/v1/chat/completions"
+    assert "authorization: Bearer $OPENAI_API_KEY" in sent and '"authorization' in row["replay"]  # the shell puts it in
     assert row["queue_ms"] + row["prefill_ms"] + row["decode_ms"] == pytest.approx(row["duration_ms"], abs=0.01)
 
 

@@ -37,7 +37,11 @@ def test_json_with_the_addresses_of_the_configuration(folder: Path, tmp_path: Pa
     (row,) = orjson.loads(run("--config", str(config), "--by", "stall", "-n", "1", "--format", "json").stdout)
     assert row["url"] == f"http://127.0.0.1:9001/-/transcript/{row['uid']}"
     assert "http://127.0.0.1:9000/v1/chat/completions" in row["replay"]
-    assert row["itl_max_ms"] == 210.0
+    assert row["itl_max_ms"] == 210.0 and "authorization" not in row["replay"]
+    keyed = tmp_path / "keyed.yaml"
+    keyed.write_text(config.read_text() + "auth: {enabled: true, keys: [{name: k, key: sk-x}]}\n")
+    (row,) = orjson.loads(run("--config", str(keyed), "-n", "1", "--format", "json").stdout)
+    assert '-H "authorization: Bearer $OPENAI_API_KEY"' in row["replay"] and "sk-x" not in row["replay"]
     lines = run("--config", str(config), "--format", "jsonl").stdout.splitlines()
     assert [orjson.loads(line)["duration_ms"] for line in lines] == [3912.5, 1312.7, 512.0]
 
