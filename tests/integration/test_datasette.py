@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import html
 import io
 import os
 import re
@@ -455,6 +456,13 @@ def test_a_request_can_be_sent_again(site: Site) -> None:
     assert body["tools"][0]["function"]["name"] == "get_weather"
     text = site.get(f"/-/transcript/{site.uids[1]}").text
     assert f"/-/request/{site.uids[1]}.json | curl -sN http://127.0.0.1:8000/v1/chat/completions" in text
+    shown = html.unescape(text)
+    (line,) = re.findall(r"curl -sN http://127.0.0.1:8000/v1/chat/completions (.+?) --data-binary", shown)
+    for key, sent in (("", 2), ("sk-mine", 4)):  # as a shell takes it
+        words = subprocess.run(
+            ["sh", "-c", f'printf "%s\\n" {line}'], env={"OPENAI_API_KEY": key}, capture_output=True, text=True
+        )
+        assert len(words.stdout.splitlines()) == sent and (key == "" or f"authorization: Bearer {key}" in words.stdout)
     assert site.get("/-/request/nobody.json").status_code == 404
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from llmtap.core.errors import LlmtapError
 from llmtap_launcher.cli.common import config_option, user_errors
 from llmtap_launcher.cli.selecting import database_of, format_option, opened, selected, selection_options, source_option
 from llmtap_launcher.selection import SelectionError
@@ -50,6 +51,9 @@ def compare(
             raise click.UsageError(str(error)) from error
         with opened(source, config_path) as (conn, config):
             made = compared(conn, left, right, pairs=pairs, seed=seed)
+        for name in ("a", "b"):
+            if not made[name]["requests"]:
+                raise LlmtapError(f"nothing was captured of {made[name]['name']} in that time")
         if format == "table":
             from llmtap_launcher.analysis.compare_screen import show
 

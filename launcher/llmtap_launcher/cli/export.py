@@ -106,7 +106,7 @@ def export(
             redactor = Redactor(wanted, own_patterns(patterns))
         with opened(source, config_path) as (conn, config), _progress(format_name) as tell:
             report = run(conn, job, redactor, tell)
-            note = _note(conn, config, job, report)
+            note = _note(conn, config, job, report) if report.rows else None
         _say(job, report, redactor is not None, note)
 
 
@@ -206,4 +206,7 @@ def _say(job: Job, report: Report, redacted: bool, note: str | None) -> None:
     if note is not None:
         click.echo(f"not noted in the table exports: {note}", err=True)
     if not report.rows:
-        raise LlmtapError("no row was written: nothing that was captured fits this selection")
+        raise LlmtapError(
+            "no row was written, and no file: nothing that was captured fits this selection "
+            "(replies that were cut off or failed fit only with --finish-reason or --outcome)"
+        )

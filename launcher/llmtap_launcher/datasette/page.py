@@ -64,12 +64,14 @@ def _stalls(it: Transcript) -> str:
 
 
 def _replay(row: dict[str, Any], path: Callable[[str], str]) -> str:
-    """A command line that sends the request again, through the gateway, to be pasted into a shell."""
+    """A command line that sends the request again through the gateway, from any shell; with the key of its environment."""
     gateway = os.environ.get(GATEWAY_VARIABLE, "http://127.0.0.1:8000")
     pages = os.environ.get(PAGES_VARIABLE, "http://127.0.0.1:8001")
     body = f"{pages}{path('/-/request/' + quote(str(row['uid']), safe=''))}.json"
     target = f"{gateway}{request_of.replay_path(row)}"
-    return f"curl -s {shlex.quote(body)} | curl -sN {shlex.quote(target)} -H 'content-type: application/json' --data-binary @-"
+    key = '${OPENAI_API_KEY:+-H "authorization: Bearer $OPENAI_API_KEY"}'
+    send = f"curl -sN {shlex.quote(target)} -H 'content-type: application/json' {key} --data-binary @-"
+    return f"curl -s {shlex.quote(body)} | {send}"
 
 
 def web_url(uid: str) -> str:

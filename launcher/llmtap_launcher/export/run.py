@@ -82,7 +82,8 @@ class Report:
 
 
 def export(conn: sqlite3.Connection, job: Job, redactor: Redactor | None = None, tell: Tell = lambda *_: None) -> Report:
-    """Does it. `conn` is read-only; all of it sees one moment of the database. Raises LlmtapError; then no file is there."""
+    """Does it. `conn` is read-only; all of it sees one moment of the database. Raises LlmtapError; then no file is there.
+    Nor is one where no row was: `files` is empty then."""
     if conn.in_transaction:
         raise LlmtapError("an export needs a connection of its own")
     conn.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
@@ -129,7 +130,8 @@ def _export(conn: sqlite3.Connection, job: Job, redactor: Redactor | None, tell:
             report.rows += 1
             if report.rows == job.drawn.limit:
                 break
-        report.files = sides.finish()
+        if report.rows:  # an empty file would take the place of a full one
+            report.files = sides.finish()
     finally:
         sides.abandon()
     report.selected, report.superseded, report.duplicates = source.seen.selected, source.seen.superseded, source.seen.duplicates

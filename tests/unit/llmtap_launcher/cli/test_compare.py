@@ -45,3 +45,5 @@ def test_wrong_usage(folder: Path) -> None:
     done = run("yesterday..never", "b", "--db", str(folder))
     assert done.exit_code == 2
     assert "'never' is no time" in done.stderr
+    done = run("served-small", "nobody", "--db", str(folder))
+    assert done.exit_code == 1 and "nothing was captured of nobody" in done.stderr

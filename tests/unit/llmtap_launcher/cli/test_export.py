@@ -88,6 +88,14 @@ def test_mistakes(
     assert "Traceback" not in result.output
 
 
+def test_without_a_row_the_file_of_before_stays(captures: Captures, tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text("rows of yesterday")
+    result = export(captures, "trl-sft", "-o", str(tmp_path / "x.jsonl"), "--model", "nobody")
+    assert result.exit_code == 1 and "--finish-reason" in result.output
+    assert [p.name for p in tmp_path.glob("*x.jsonl*")] == ["x.jsonl"]
+    assert (tmp_path / "x.jsonl").read_text() == "rows of yesterday"
+
+
 def test_only_own_patterns(captures: Captures, tmp_path: Path) -> None:
     result = export(captures, "trl-sft", "-o", str(tmp_path / "x.jsonl"), "--redact-pattern", "city=Paris|Tokyo")
     assert "redacted: 6 city" in result.stderr or "city" in result.stderr

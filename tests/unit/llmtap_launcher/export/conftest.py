@@ -52,8 +52,10 @@ def run(tmp_path: Path) -> Export:
         shape = {"tool_args": form.tool_args, **{k: given.pop(k) for k in list(given) if k in Shape.__slots__}}
         drawn = Drawn(**{k: given.pop(k) for k in list(given) if k in Drawn.__slots__})
         out = tmp_path / "out.jsonl"
+        out.unlink(missing_ok=True)
         with closing(connect_ro(db)) as conn:
             report = export(conn, Job(form, out, wanted, Shape(**shape), drawn, **given), redactor)
-        return [orjson.loads(line) for line in out.read_bytes().splitlines()], report
+        assert out.exists() == bool(report.rows)
+        return [orjson.loads(line) for line in out.read_bytes().splitlines()] if report.rows else [], report
 
     return go
