@@ -1,4 +1,5 @@
-"""kill -9 at random of whoever captures and whoever stores: every acknowledged record is in the database, none twice."""
+"""kill -9 at random of whoever captures, whoever stores, or both, also while one of them is stopped (SIGSTOP): every
+acknowledged record is in the database, none twice."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections import Counter
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from support.size import size
 from support.wait import eventually
 
 KILLS = size("LLMTAP_STORE_KILLS", 12, 200)
+KINDS = ("gateway", "writer", "both", "frozen", "frozen, killed")
 _WRITER = [sys.executable, "-m", "llmtap_launcher", "ingest", "--follow", "--dir"]
 
 
@@ -68,6 +71,13 @@ class WriterProcess:
         status = read_status(self._directory)
         return status is not None and status.pid == self.process.pid
 
+    def freeze(self) -> None:
+        """SIGSTOP, wherever it is: it may hold the lock, a segment, half a transaction."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -90,7 +100,7 @@ def chains(conn: sqlite3.Connection) -> dict[str, tuple[str, str | None, str | N
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(300 + 10 * KILLS)
 def test_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}")  # shown when the test fails
@@ -107,19 +117,27 @@ def test_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
     with ExitStack() as stack:
         source, writer = produce(), WriterProcess(tmp_path)
         stack.callback(lambda: (source.kill(), writer.kill()))
-        killed_writers = 0
-        for _ in range(KILLS):
+        rounds: Counter[str] = Counter()
+        for number in range(KILLS):
             source.produce(chance.randrange(1, 1500))
-            if chance.random() < 0.5:
+            # every kind has its turn, however few rounds there are
+            what = KINDS[number] if number < len(KINDS) else chance.choice(KINDS)
+            rounds[what] += 1
+            if what in ("writer", "both") and chance.random() < 0.8:  # the others die while starting
+                eventually(writer.running, "the writer does not start", 60)
+            if what.startswith("frozen"):
+                writer.freeze()
+                source.produce(chance.randrange(1, 1500))  # who captures does not wait for who stores
+            if what in ("writer", "both", "frozen, killed"):
+                writer.kill()
+            if what in ("gateway", "both"):
                 source.kill()
                 source = produce()
-            else:
-                if chance.random() < 0.8:  # the others die while starting
-                    eventually(writer.running, "the writer does not start", 60)
-                writer.kill()
+            if what in ("writer", "both", "frozen, killed"):
                 writer = WriterProcess(tmp_path)
-                killed_writers += 1
-        assert 0 < killed_writers < KILLS
+            elif what == "frozen":
+                writer.thaw()
+        print(f"{KILLS} rounds: {dict(rounds)}, {len(begun)} exchanges acknowledged")
         source.kill()
         eventually(lambda: not list((tmp_path / "spool").glob("*.jsonl")), "the spool does not drain", 120)
         assert writer.stop() == 0
