@@ -1,9 +1,9 @@
 """How long each page takes on a large database: `python tests/bench/pages.py [--exchanges N] [--dir DIR]`.
 
 Makes a capture database of N exchanges (conversations of some turns over 60 days, five keys, three models, 1 % errors) with
-the writer's own code (its memory is printed too), starts Datasette on it, and asks for each page three times: the slowest counts,
-and the processor time of the slowest, which says more where other programs run. Also the memory of the Datasette process.
-`--dir` keeps the database there and uses it again. `make test` runs it on LLMTAP_PAGES_ROWS exchanges where that is set.
+the writer's own code, starts Datasette on it, and asks for each page three times: the slowest counts. Beside it the processor
+time of the slowest, which says more where other programs run. Then the memory of the Datasette process, and of a writer that
+takes in some thousand more exchanges. `--dir` keeps the database there and uses it again; `make test-long` runs it on a million.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import os
 import random
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +30,7 @@ from ulid import ULID  # noqa: E402
 
 from llmtap.core.record import Begin, Choice, End, Summary, Usage, encode  # noqa: E402
 from llmtap.spool.segment import Segment  # noqa: E402
+from llmtap.spool.writer import SegmentWriter  # noqa: E402
 from llmtap_launcher.store.database import connect_ro, open_writer  # noqa: E402
 from llmtap_launcher.store.ingest import Ingester, Item  # noqa: E402
 from support.datasette_server import serve  # noqa: E402
@@ -36,6 +38,8 @@ from support.datasette_server import serve  # noqa: E402
 DAYS = 60
 MODELS = ("qwen3-8b", "qwen3-8b", "llama-3.1-8b", "mistral-7b")
 TARGET_S = 1.0
+#: exchanges the writer gets at the end
+MORE = 20_000
 
 
 def records(n: int, dice: random.Random) -> Iterator[bytes]:
@@ -147,6 +151,26 @@ def pages(path: Path) -> dict[str, str]:
     }
 
 
+def more(folder: Path, n: int) -> None:
+    """The writer's process on a spool of `n` further exchanges: how fast, and its memory at most."""
+    spool = SegmentWriter(folder / "spool", "w0", str(ULID()), 100_000_000)
+    for record in records(n, random.Random()):
+        spool.append(record)
+    spool.close()
+    argv = [sys.executable, "-m", "llmtap_launcher", "ingest", "--dir", str(folder)]
+    started = time.perf_counter()
+    process = subprocess.Popen(argv, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path[:2])}, stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"the writer ended with {process.returncode}")
+    cpu = used.ru_utime + used.ru_stime
+    print(
+        f"the writer: {n:,} more exchanges in {time.perf_counter() - started:.1f} s ({cpu:.1f} s of CPU), "
+        f"{used.ru_maxrss / 1000:.0f} MB of memory at most"
+    )
+
+
 def main() -> None:
     """Prints a line a page; exit status 1 when one takes longer than a second."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -178,6 +202,7 @@ def main() -> None:
                 slow += took > TARGET_S
                 print(f"{name:24} {took * 1000:7.0f} ms {used * 1000:7.0f} ms of CPU {size / 1000:6.0f} kB")
             print(f"Datasette's memory: {_memory_mb(server.pid):.0f} MB")
+        more(folder, max(1, min(MORE, count // 10)))
     sys.exit(1 if slow else 0)
 
 

@@ -83,7 +83,8 @@ def load(conn: sqlite3.Connection, args: Mapping[str, str]) -> Board:
             board.usage[name][index[moment]] = value
     # a row of `digests` has all histograms of its hour or day: `latency_hist` would be some hundred rows
     for moment, json in conn.execute(
-        f"SELECT period, json FROM digests WHERE period >= ? AND length(period) = ? {where}", [moments[0], len(moments[0]), *params]
+        f"SELECT period, json FROM digests WHERE period >= ? AND length(period) = ? {where}",
+        [moments[0], len(moments[0]), *params],
     ):
         if moment in index:
             digest = orjson.loads(json)

@@ -22,7 +22,7 @@ def sql_for(inner: str, given: Collection[str]) -> str:
 
     A filter by anything else has an index of its own, or none: `+` keeps SQLite from walking the wrong one only to group.
     """
-    plus = "" if all(name in COLUMNS or name.startswith("_") and name != "_where" for name in given) else "+"
+    plus = "" if all(name in COLUMNS or (name.startswith("_") and name != "_where") for name in given) else "+"
     groups = ", ".join(plus + name for name in COLUMNS)
     return f"select {', '.join(COLUMNS)}, count(*) from ({inner}) group by {groups}"
 

@@ -90,7 +90,7 @@ def _shown(counts: Mapping[int, int], p: float | None) -> float | None:
 
 
 def register(conn: sqlite3.Connection) -> None:
-    """Make `percentile(value, p)`, `hist_percentile(bucket, n, p)` and `digest_percentile(json, metric, p)` known to a connection."""
+    """Make `percentile`, `hist_percentile` and `digest_percentile` known to a connection."""
     conn.create_aggregate("percentile", 2, Percentile)  # type: ignore[arg-type]  # typeshed wants int arguments
     conn.create_aggregate("hist_percentile", 3, HistPercentile)  # type: ignore[arg-type]
     conn.create_aggregate("digest_percentile", 3, DigestPercentile)  # type: ignore[arg-type]

@@ -47,12 +47,14 @@ def test_quartiles_are_those_of_the_standard_library(values: list[float]) -> Non
 def test_digests_add_up_as_their_histogram_does(conn: sqlite3.Connection) -> None:
     conn.executescript(
         """create table d(model, json); create table h(model, bucket, n);
-        insert into d values ('a', '{"ttft_ms":{"100":3,"104":1},"outcome":{"ok":4}}'), ('a', '{"ttft_ms":{"104":6}}'), ('b', '{}'), ('b', null);
+        insert into d values ('a', '{"ttft_ms":{"100":3,"104":1},"outcome":{"ok":4}}'), ('a', '{"ttft_ms":{"104":6}}');
+        insert into d values ('b', '{}'), ('b', null);
         insert into h values ('a', 100, 3), ('a', 104, 7);"""
     )
     wanted = [conn.execute("select hist_percentile(bucket, n, ?) from h", (p,)).fetchone()[0] for p in (5, 50, 99)]
     rows = conn.execute(
-        "select digest_percentile(json, 'ttft_ms', 5), digest_percentile(json, 'ttft_ms', 50), digest_percentile(json, 'ttft_ms', 99) "
+        "select digest_percentile(json, 'ttft_ms', 5), digest_percentile(json, 'ttft_ms', 50), "
+        "digest_percentile(json, 'ttft_ms', 99) "
         "from d group by model order by model"
     ).fetchall()
     assert [list(row) for row in rows] == [wanted, [None, None, None]]
