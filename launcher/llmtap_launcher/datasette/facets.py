@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from datasette import facets, utils
 from datasette.database import QueryInterrupted
-from datasette.facets import Facet
-from datasette.utils import path_with_added_args, path_with_removed_args
+
+_Facet: Any = facets.Facet  # Datasette has no type annotations
+_with: Any = utils.path_with_added_args
+_without: Any = utils.path_with_removed_args
 
 #: columns of the index `exchanges_counts`, in its order
 COLUMNS = ("model", "key_name", "status", "finish_reason", "outcome")
@@ -36,7 +39,7 @@ def tally(rows: Iterable[Sequence[Any]], place: int) -> list[tuple[Any, int]]:
     return sorted(counts.items(), key=lambda found: (-found[1], str(found[0])))
 
 
-class TogetherFacet(Facet):  # type: ignore[misc]  # Datasette has no type annotations
+class TogetherFacet(_Facet):  # type: ignore[misc]
     """Facets of the type `together` in the metadata: any of COLUMNS."""
 
     type = "together"
@@ -65,7 +68,7 @@ class TogetherFacet(Facet):  # type: ignore[misc]  # Datasette has no type annot
         values = []
         for value, count in counts[:size]:
             selected = (name, str(value)) in pairs
-            path = (path_with_removed_args if selected else path_with_added_args)(self.request, {name: str(value)})
+            path = (_without if selected else _with)(self.request, {name: str(value)})
             values.append(
                 {
                     "value": value,
@@ -75,7 +78,7 @@ class TogetherFacet(Facet):  # type: ignore[misc]  # Datasette has no type annot
                     "selected": selected,
                 }
             )
-        toggle = self.ds.urls.path(path_with_removed_args(self.request, {"_facet_together": name}))
+        toggle = self.ds.urls.path(_without(self.request, {"_facet_together": name}))
         return {
             "name": name,
             "type": "column",
