@@ -16,6 +16,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from llmtap_launcher.store.checksum import checksums
 from llmtap_launcher.store.database import connect_ro, open_writer
 from llmtap_launcher.store.status import read_status
 from support import producer
@@ -24,7 +25,9 @@ from support.wait import eventually
 
 KILLS = size("LLMTAP_STORE_KILLS", 12, 200)
 KINDS = ("gateway", "writer", "both", "frozen", "frozen, killed")
-_WRITER = [sys.executable, "-m", "llmtap_launcher", "ingest", "--follow", "--dir"]
+_INGEST = [sys.executable, "-m", "llmtap_launcher", "ingest", "--config"]
+#: everything is kept: the archive has to have all of it
+_KEEP = {name: 0 for name in ("retain_days", "retain_bodies_days", "retain_timings_days")} | {"archive_days": 3650}
 
 
 class Producer:
@@ -64,7 +67,7 @@ class WriterProcess:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self.process = subprocess.Popen([*_WRITER, str(directory)], stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen([*_INGEST, str(directory / "llmtap.json"), "--follow"], stderr=subprocess.DEVNULL)
 
     def running(self) -> bool:
         assert self.process.poll() is None, "the writer ended by itself"
@@ -114,6 +117,8 @@ def test_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
         boots += 1
         return Producer(tmp_path, f"boot{boots}", begun, ended)
 
+    settings = {"backends": [{"name": "a", "url": "http://127.0.0.1:1"}], "capture": {"dir": str(tmp_path)}, "store": _KEEP}
+    (tmp_path / "llmtap.json").write_bytes(orjson.dumps(settings))
     with ExitStack() as stack:
         source, writer = produce(), WriterProcess(tmp_path)
         stack.callback(lambda: (source.kill(), writer.kill()))
@@ -161,3 +166,17 @@ def test_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
     assert {orjson.loads(line)["reason"] for line in bad} <= {"torn"}
     with closing(open_writer(tmp_path / "capture.db")) as conn:
         conn.execute("INSERT INTO bodies_fts(bodies_fts, rank) VALUES ('integrity-check', 1)")
+    rebuilt_equals_live(tmp_path)
+
+
+def rebuilt_equals_live(directory: Path) -> None:
+    """Whenever the writer was killed, before a file was archived or after: the archive has it, once."""
+    with closing(connect_ro(directory / "capture.db")) as conn:
+        live = checksums(conn)
+    config = str(directory / "llmtap.json")
+    for more in (["--rebuild"], []):  # the second settles what a start settles
+        done = subprocess.run([*_INGEST, config, *more], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert (directory / "capture.old-1.db").exists()
+    with closing(connect_ro(directory / "capture.db")) as conn:
+        assert checksums(conn) == live
