@@ -1,15 +1,18 @@
 """How long each page takes on a large database: `python tests/bench/pages.py [--exchanges N] [--dir DIR]`.
 
 Makes a capture database of N exchanges (conversations of some turns over 60 days, five keys, three models, 1 % errors) with
-the writer's own code, starts Datasette on it, and asks for each page three times; the slowest counts. Also the memory of the
-Datasette process. `--dir` keeps the database there and uses it again.
+the writer's own code, starts Datasette on it, and asks for each page three times: the slowest counts. Beside it the processor
+time of the slowest, which says more where other programs run. Then the memory of the Datasette process, and of a writer that
+takes in some thousand more exchanges. `--dir` keeps the database there and uses it again; `make test-long` runs it on a million.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -27,6 +30,7 @@ from ulid import ULID  # noqa: E402
 
 from llmtap.core.record import Begin, Choice, End, Summary, Usage, encode  # noqa: E402
 from llmtap.spool.segment import Segment  # noqa: E402
+from llmtap.spool.writer import SegmentWriter  # noqa: E402
 from llmtap_launcher.store.database import connect_ro, open_writer  # noqa: E402
 from llmtap_launcher.store.ingest import Ingester, Item  # noqa: E402
 from support.datasette_server import serve  # noqa: E402
@@ -34,6 +38,8 @@ from support.datasette_server import serve  # noqa: E402
 DAYS = 60
 MODELS = ("qwen3-8b", "qwen3-8b", "llama-3.1-8b", "mistral-7b")
 TARGET_S = 1.0
+#: exchanges the writer gets at the end
+MORE = 20_000
 
 
 def records(n: int, dice: random.Random) -> Iterator[bytes]:
@@ -121,7 +127,11 @@ def pages(path: Path) -> dict[str, str]:
     return {
         "landing": "/capture/requests",
         "landing, one model": "/capture/requests?model=qwen3-8b",
+        "landing, one key": "/capture/requests?key_name=team-1",
+        "landing, succeeded": "/capture/requests?status=200",
         "landing, errors": "/capture/requests?outcome=upstream_error",
+        "landing, nothing found": "/capture/requests?finish_reason=length",
+        "landing, since a day": "/capture/requests?started_at__gt=2026-01-10",
         "transcript": f"/-/transcript/{uid}",
         "conversation": f"/-/conversation/{talk}",
         "conversations": "/capture/conversations",
@@ -139,6 +149,26 @@ def pages(path: Path) -> dict[str, str]:
         "cost": "/capture/cost",
         "compare": "/capture/compare?hours=720",
     }
+
+
+def more(folder: Path, n: int) -> None:
+    """The writer's process on a spool of `n` further exchanges: how fast, and its memory at most."""
+    spool = SegmentWriter(folder / "spool", "w0", str(ULID()), 100_000_000)
+    for record in records(n, random.Random()):
+        spool.append(record)
+    spool.close()
+    argv = [sys.executable, "-m", "llmtap_launcher", "ingest", "--dir", str(folder)]
+    started = time.perf_counter()
+    process = subprocess.Popen(argv, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path[:2])}, stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"the writer ended with {process.returncode}")
+    cpu = used.ru_utime + used.ru_stime
+    print(
+        f"the writer: {n:,} more exchanges in {time.perf_counter() - started:.1f} s ({cpu:.1f} s of CPU), "
+        f"{used.ru_maxrss / 1000:.0f} MB of memory at most"
+    )
 
 
 def main() -> None:
@@ -162,16 +192,24 @@ def main() -> None:
         slow = 0
         with serve(path, Path(scratch) / "log") as server:
             for name, address in pages(path).items():
-                took, size = 0.0, 0
+                took, used, size = 0.0, 0.0, 0
                 for _ in range(3):
-                    started = time.perf_counter()
+                    started, before = time.perf_counter(), _cpu_s(server.pid)
                     answer = server.http.get(address, follow_redirects=True)
                     took, size = max(took, time.perf_counter() - started), len(answer.content)
+                    used = max(used, _cpu_s(server.pid) - before)
                     assert answer.status_code == 200, (name, answer.status_code, answer.text[:500])
                 slow += took > TARGET_S
-                print(f"{name:24} {took * 1000:7.0f} ms  {size / 1000:6.0f} kB")
+                print(f"{name:24} {took * 1000:7.0f} ms {used * 1000:7.0f} ms of CPU {size / 1000:6.0f} kB")
             print(f"Datasette's memory: {_memory_mb(server.pid):.0f} MB")
+        more(folder, max(1, min(MORE, count // 10)))
     sys.exit(1 if slow else 0)
+
+
+def _cpu_s(pid: int) -> float:
+    """Processor time of a process, in steps of 10 ms."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _memory_mb(pid: int) -> float:

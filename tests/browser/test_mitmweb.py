@@ -12,6 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
+from llmtap_launcher.datasette.command import WEB_VARIABLE
+from llmtap_launcher.datasette.page import web_url
 from support.browser import Browser, find
 from support.gateway import Gateway, free_port, running_gateway, wait_up
 from support.sim import SimHandle, running_sim
@@ -53,7 +55,9 @@ class Web:
         eventually(lambda: self.page.run("!!document.querySelector('.flow-detail')"), "no details")
 
     def tab(self, name: str) -> None:
-        self.page.run(f"[...document.querySelectorAll('.flow-detail .nav-tabs a')].find(a => a.innerText == '{name}').click()")
+        found = f"[...document.querySelectorAll('.flow-detail .nav-tabs a')].find(a => a.innerText == '{name}')"
+        eventually(lambda: self.page.run(f"!!{found}"), f"no tab {name}")  # a reply's comes with its head
+        self.page.run(f"{found}.click()")
 
     def content(self, *words: str) -> str:
         """What the open tab shows of a body, once it has these words."""
@@ -235,6 +239,29 @@ def test_a_finished_request_is_replayed(web: Web) -> None:
     _, original = web.gateway.exchange(first.headers["x-request-id"])
     assert end["summary"]["choices"][0]["content"] == original["summary"]["choices"][0]["content"]
     assert KEY not in json.dumps(web.flows())
+
+
+@pytest.mark.parametrize("own", [None, 'trip-1/"&(2)\\#%.*', "trip"])
+def test_the_link_of_a_transcript_leads_to_its_request_alone(web: Web, monkeypatch: pytest.MonkeyPatch, own: str | None) -> None:
+    headers = {} if own is None else {"x-request-id": own}
+    others = {} if own is None else {"x-request-id": f"{own}-other"}
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "find me"}], "max_tokens": 4}
+    replies = [httpx.post(web.gateway.url + CHAT, json=body, headers=headers if n == 1 else others) for n in range(3)]
+    wanted = replies[1].headers["x-request-id"]
+    (begin,) = [r for r in web.gateway.records() if r["t"] == "begin" and wanted in (r["uid"], r.get("request_id"))][-1:]
+    monkeypatch.setenv(WEB_VARIABLE, web.url)
+    try:
+        web.page.open("about:blank")  # only the part behind the # would change: no page is loaded for that
+        web.page.open(web_url({"uid": begin["uid"], "request_id": begin.get("request_id")}))
+        eventually(lambda: len(web.rows()) == 1, f"not one row: {web.rows()}")
+        web.select_last()
+        shown = str(web.page.run("location.hash"))
+        (flow,) = [f for f in web.flows() if ["x-request-id", wanted] in f.get("response", {}).get("headers", [])]
+        assert flow["id"] in shown
+    finally:
+        web.page.open("about:blank")
+        web.page.open(web.url)
+        eventually(lambda: len(web.rows()) > 1, "the list is not whole again")
 
 
 def test_polls_do_not_stay_in_the_list_and_neither_do_the_oldest(web: Web) -> None:

@@ -1,4 +1,5 @@
-"""kill -9 at random of whoever captures and whoever stores: every acknowledged record is in the database, none twice."""
+"""kill -9 at random of whoever captures, whoever stores, or both, also while one of them is stopped (SIGSTOP): every
+acknowledged record is in the database, none twice."""
 
 from __future__ import annotations
 
@@ -8,12 +9,14 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections import Counter
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import orjson
 import pytest
 
+from llmtap_launcher.store.checksum import checksums
 from llmtap_launcher.store.database import connect_ro, open_writer
 from llmtap_launcher.store.status import read_status
 from support import producer
@@ -21,7 +24,10 @@ from support.size import size
 from support.wait import eventually
 
 KILLS = size("LLMTAP_STORE_KILLS", 12, 200)
-_WRITER = [sys.executable, "-m", "llmtap_launcher", "ingest", "--follow", "--dir"]
+KINDS = ("gateway", "writer", "both", "frozen", "frozen, killed")
+_INGEST = [sys.executable, "-m", "llmtap_launcher", "ingest", "--config"]
+#: everything is kept: the archive has to have all of it
+_KEEP = {name: 0 for name in ("retain_days", "retain_bodies_days", "retain_timings_days")} | {"archive_days": 3650}
 
 
 class Producer:
@@ -61,12 +67,19 @@ class WriterProcess:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self.process = subprocess.Popen([*_WRITER, str(directory)], stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen([*_INGEST, str(directory / "llmtap.json"), "--follow"], stderr=subprocess.DEVNULL)
 
     def running(self) -> bool:
         assert self.process.poll() is None, "the writer ended by itself"
         status = read_status(self._directory)
         return status is not None and status.pid == self.process.pid
+
+    def freeze(self) -> None:
+        """SIGSTOP, wherever it is: it may hold the lock, a segment, half a transaction."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         self.process.kill()
@@ -90,7 +103,7 @@ def chains(conn: sqlite3.Connection) -> dict[str, tuple[str, str | None, str | N
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(300 + 10 * KILLS)
 def test_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}")  # shown when the test fails
@@ -104,22 +117,32 @@ def test_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
         boots += 1
         return Producer(tmp_path, f"boot{boots}", begun, ended)
 
+    settings = {"backends": [{"name": "a", "url": "http://127.0.0.1:1"}], "capture": {"dir": str(tmp_path)}, "store": _KEEP}
+    (tmp_path / "llmtap.json").write_bytes(orjson.dumps(settings))
     with ExitStack() as stack:
         source, writer = produce(), WriterProcess(tmp_path)
         stack.callback(lambda: (source.kill(), writer.kill()))
-        killed_writers = 0
-        for _ in range(KILLS):
+        rounds: Counter[str] = Counter()
+        for number in range(KILLS):
             source.produce(chance.randrange(1, 1500))
-            if chance.random() < 0.5:
+            # every kind has its turn, however few rounds there are
+            what = KINDS[number] if number < len(KINDS) else chance.choice(KINDS)
+            rounds[what] += 1
+            if what in ("writer", "both") and chance.random() < 0.8:  # the others die while starting
+                eventually(writer.running, "the writer does not start", 60)
+            if what.startswith("frozen"):
+                writer.freeze()
+                source.produce(chance.randrange(1, 1500))  # who captures does not wait for who stores
+            if what in ("writer", "both", "frozen, killed"):
+                writer.kill()
+            if what in ("gateway", "both"):
                 source.kill()
                 source = produce()
-            else:
-                if chance.random() < 0.8:  # the others die while starting
-                    eventually(writer.running, "the writer does not start", 60)
-                writer.kill()
+            if what in ("writer", "both", "frozen, killed"):
                 writer = WriterProcess(tmp_path)
-                killed_writers += 1
-        assert 0 < killed_writers < KILLS
+            elif what == "frozen":
+                writer.thaw()
+        print(f"{KILLS} rounds: {dict(rounds)}, {len(begun)} exchanges acknowledged")
         source.kill()
         eventually(lambda: not list((tmp_path / "spool").glob("*.jsonl")), "the spool does not drain", 120)
         assert writer.stop() == 0
@@ -143,3 +166,17 @@ def test_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
     assert {orjson.loads(line)["reason"] for line in bad} <= {"torn"}
     with closing(open_writer(tmp_path / "capture.db")) as conn:
         conn.execute("INSERT INTO bodies_fts(bodies_fts, rank) VALUES ('integrity-check', 1)")
+    rebuilt_equals_live(tmp_path)
+
+
+def rebuilt_equals_live(directory: Path) -> None:
+    """Whenever the writer was killed, before a file was archived or after: the archive has it, once."""
+    with closing(connect_ro(directory / "capture.db")) as conn:
+        live = checksums(conn)
+    config = str(directory / "llmtap.json")
+    for more in (["--rebuild"], []):  # the second settles what a start settles
+        done = subprocess.run([*_INGEST, config, *more], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert (directory / "capture.old-1.db").exists()
+    with closing(connect_ro(directory / "capture.db")) as conn:
+        assert checksums(conn) == live

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from support.size import size
 
 ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "tests" / "bench"
@@ -124,3 +127,16 @@ def test_a_run_ends_in_tables(tmp_path: Path) -> None:
     assert data["results"]["plain1"]["direct"]["latency.p50"] > 0
     page = subprocess.run([sys.executable, str(BENCH / "report.py"), str(out)], capture_output=True, text=True, timeout=60)
     assert page.returncode == 0 and "| plain, c=1 | p50 |" in page.stdout
+
+
+@pytest.mark.timeout(3600)
+def test_the_pages_of_a_large_database(tmp_path: Path) -> None:
+    rows = size("LLMTAP_PAGES_ROWS", 1500, 1_000_000)
+    argv = [sys.executable, str(BENCH / "pages.py"), "--exchanges", str(rows), "--dir", str(tmp_path)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=3500)
+    print(done.stdout)
+    assert done.stderr == ""
+    assert done.returncode == 0, f"a page took longer than a second:\n{done.stdout}"
+    assert f"{rows:,} exchanges" in done.stdout
+    memory = [int(mb) for mb in re.findall(r"(\d+) MB(?: of memory|$)", done.stdout, re.M)]
+    assert len(memory) >= 2 and all(20 < mb < 300 for mb in memory[-2:]), "Datasette's and the writer's"

@@ -125,7 +125,7 @@ class Captures:
 
 def weather(captures: Captures) -> list[str]:
     """A conversation of three exchanges, with tool calls and reasoning, the last one broken off by its client; their uids."""
-    deltas = [1842] + [290 + 13 * (i % 7) - 31 * (i % 3) for i in range(120)]
+    deltas = [1842] + [278 + 13 * (i % 7) - 31 * (i % 3) for i in range(120)]
     deltas[40], deltas[77] = 2100, 1500
     said: list[dict[str, Any]] = [
         {"role": "system", "content": "You are a weather assistant. Be brief."},

@@ -1,6 +1,6 @@
 """The dashboards page: requests, errors, tokens, latency and cost over time, for all or one model and key.
 
-Read from `usage_hourly`, `usage_daily` and `latency_hist`, which are small whatever the number of exchanges.
+Read from `usage_hourly`, `usage_daily` and `digests`, which are small whatever the number of exchanges.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
+import orjson
 from markupsafe import Markup
 
 from llmtap_launcher.datasette import charts
@@ -47,7 +48,7 @@ class Board:
 
 
 _SUMS = ("requests", "errors", "prompt_tokens", "completion_tokens", "cached_tokens", "cost_nanousd")
-_METRICS = ("ttft_ms", "itl_ms", "duration_ms", "tokens_per_second")
+_METRICS = ("ttft_ms", "itl_ms", "duration_ms")
 
 
 def load(conn: sqlite3.Connection, args: Mapping[str, str]) -> Board:
@@ -80,14 +81,22 @@ def load(conn: sqlite3.Connection, args: Mapping[str, str]) -> Board:
     ):
         for name, value in zip(_SUMS, values, strict=True):
             board.usage[name][index[moment]] = value
-    cut = 10 if daily else 13
-    for moment, metric, bucket, n in conn.execute(
-        f"SELECT substr(hour, 1, {cut}), metric, bucket, sum(n) FROM latency_hist WHERE hour >= ? {where} GROUP BY 1, 2, 3",
-        [moments[0], *params],
+    # a row of `digests` has all histograms of its hour or day: `latency_hist` would be some hundred rows
+    for moment, json in conn.execute(
+        f"SELECT period, json FROM digests WHERE period >= ? AND length(period) = ? {where}",
+        [moments[0], len(moments[0]), *params],
     ):
-        if metric in board.hist and moment in index:
-            board.hist[metric][index[moment]][bucket] = n
+        if moment in index:
+            digest = orjson.loads(json)
+            for metric in _METRICS:
+                _add(board.hist[metric][index[moment]], digest.get(metric, {}))
     return board
+
+
+def _add(counts: dict[int, int], more: Mapping[str, int]) -> None:
+    for bucket, n in more.items():
+        number = int(bucket)
+        counts[number] = counts.get(number, 0) + n
 
 
 def _filter(board: Board) -> tuple[str, list[str]]:

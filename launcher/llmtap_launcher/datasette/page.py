@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -74,10 +75,13 @@ def _replay(row: dict[str, Any], path: Callable[[str], str]) -> str:
     return f"curl -s {shlex.quote(body)} | {send}"
 
 
-def web_url(uid: str) -> str:
-    """The request in mitmweb, when that runs; empty otherwise."""
+def web_url(row: Mapping[str, Any]) -> str:
+    """The request in mitmweb, when that runs; empty otherwise. The reply's header has the client's own id, if it gave one."""
     base = os.environ.get(WEB_VARIABLE, "")
-    return f"{base.rstrip('/')}/#/flows?s={quote('~hs ' + uid, safe='')}" if base else ""
+    # a regular expression between quotes: what could mean something there becomes any one character
+    ident = re.sub(r"[^0-9A-Za-z_-]", ".", str(row.get("request_id") or row["uid"]))
+    search = f'~hs "x-request-id: {ident}([^!-~]|$)"'
+    return f"{base.rstrip('/')}/#/flows?s={quote(search, safe='')}" if base else ""
 
 
 def _turn(turn: Turn, path: Callable[[str], str]) -> dict[str, str]:
@@ -116,7 +120,7 @@ def context(it: Transcript, database_url: str, path: Callable[[str], str]) -> di
         "stalls": _stalls(it),
         "strip": _strip(it, path),
         "replay": _replay(row, path) if it.messages else "",
-        "web_url": web_url(str(row["uid"])),
+        "web_url": web_url(row),
         "pace": (
             f"{number(len(it.deltas))} events; between two of them {duration(pace.p50)} (median), "
             f"{duration(pace.p95)} (95th percentile), {duration(pace.longest)} at most"

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import sqlite3
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import orjson
 
 from llmtap_launcher.store import latency
 
@@ -58,11 +60,37 @@ class HistPercentile:
             self._counts[bucket] = self._counts.get(bucket, 0) + n
 
     def finalize(self) -> float | None:
-        found = latency.percentile(self._counts, self._p) if self._p is not None else None
-        return None if found is None else float(f"{found:.4g}")  # it knows no more
+        return _shown(self._counts, self._p)
+
+
+class DigestPercentile:
+    """The aggregate `digest_percentile(json, metric, p)` over rows of `digests`: a few rows instead of a histogram's many."""
+
+    def __init__(self) -> None:
+        self._counts: dict[int, int] = {}
+        self._p: float | None = None
+
+    def step(self, digest: str | None, metric: str, p: float) -> None:
+        if self._p is None:
+            if not 0 <= float(p) <= 100:
+                raise ValueError("digest_percentile() wants a third argument between 0 and 100")
+            self._p = float(p)
+        if digest is not None:
+            for bucket, n in orjson.loads(digest).get(metric, {}).items():
+                number = int(bucket)
+                self._counts[number] = self._counts.get(number, 0) + n
+
+    def finalize(self) -> float | None:
+        return _shown(self._counts, self._p)
+
+
+def _shown(counts: Mapping[int, int], p: float | None) -> float | None:
+    found = latency.percentile(counts, p) if p is not None else None
+    return None if found is None else float(f"{found:.4g}")  # it knows no more
 
 
 def register(conn: sqlite3.Connection) -> None:
-    """Make `percentile(value, p)` and `hist_percentile(bucket, n, p)` known to a connection."""
+    """Make `percentile`, `hist_percentile` and `digest_percentile` known to a connection."""
     conn.create_aggregate("percentile", 2, Percentile)  # type: ignore[arg-type]  # typeshed wants int arguments
     conn.create_aggregate("hist_percentile", 3, HistPercentile)  # type: ignore[arg-type]
+    conn.create_aggregate("digest_percentile", 3, DigestPercentile)  # type: ignore[arg-type]

@@ -78,7 +78,7 @@ def guard(app: App, password: str | None = None) -> App:
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = list(message.get("headers", ()))
+                headers = [(name, value) for name, value in message.get("headers", ())]  # pairs of any kind: ASGI says iterables
                 if (b"content-security-policy", PICTURE_POLICY.encode()) in headers:  # stricter than ours
                     ours = tuple(header for header in HEADERS if header[0] != b"content-security-policy")
                 else:

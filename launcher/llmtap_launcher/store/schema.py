@@ -24,7 +24,8 @@ TABLES: dict[str, str] = {
     "usage_hourly": "The same as `usage_daily` by the hour, as long as exchanges are kept (`store.retain_days`).",
     "usage_daily": "Requests, tokens and cost by day, key, model and backend. It stays when exchanges go.",
     "digests": "All that statistics say of an hour or a day of one key, model and backend, as counters in a JSON object: what "
-    "`llmtap analyze` and `llmtap cost` read. Those of days stay when exchanges go.",
+    "`llmtap analyze`, `llmtap cost` and the dashboard read. Those of days stay when exchanges go. Datasette's SQL has "
+    "`digest_percentile(json, metric, p)`.",
     "ratings": "What people and judges say of a reply.",
     "feedback_waiting": "Ratings and changes of exchanges that are not stored yet (workers' files come in any order).",
     "prices": "The rates that costs were computed with.",

@@ -17,7 +17,7 @@ from datasette.hookspecs import hookimpl
 from datasette.utils import asgi
 
 from llmtap import __version__
-from llmtap_launcher.datasette import cells, conversation, dashboard, metadata, page, percentile, security
+from llmtap_launcher.datasette import cells, conversation, dashboard, facets, metadata, page, percentile, security
 from llmtap_launcher.datasette.command import PASSWORD_VARIABLE, STATIC_MOUNT
 from llmtap_launcher.store import request_of
 
@@ -60,6 +60,11 @@ def startup(datasette: Any) -> None:
 def asgi_wrapper() -> Callable[[security.App], security.App]:
     password = os.environ.get(PASSWORD_VARIABLE) or None
     return lambda app: security.guard(app, password)
+
+
+@hookimpl
+def register_facet_classes() -> list[Any]:
+    return [facets.TogetherFacet]
 
 
 @hookimpl

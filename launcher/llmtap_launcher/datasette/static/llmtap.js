@@ -6,3 +6,5 @@ document.addEventListener("click", (ev) => {
     if (!menu.contains(ev.target)) menu.open = false;
   }
 });
+// On a narrow screen the bar scrolls: the tab one is at is in sight.
+document.querySelector("header.bar .here")?.scrollIntoView({ block: "nearest", inline: "center" });

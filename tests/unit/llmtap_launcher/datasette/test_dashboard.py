@@ -104,7 +104,7 @@ def test_choices(conn: sqlite3.Connection, args: dict[str, str], requests: str) 
 
 def test_hours_that_became_days_are_in_it(conn: sqlite3.Connection) -> None:
     fill(conn)
-    conn.execute("UPDATE latency_hist SET hour = substr(hour, 1, 10) WHERE hour < '2026-11-20'")
+    conn.execute("DELETE FROM digests WHERE length(period) = 13 AND period < '2026-11-20'")
     board = dashboard.load(conn, {"range": "30d"})
     assert sum(n for step in board.hist["ttft_ms"] for n in step.values()) == 16
 
@@ -122,3 +122,19 @@ def test_nothing_captured(conn: sqlite3.Connection) -> None:
 )
 def test_short_counts(value: float, text: str) -> None:
     assert dashboard.short(value) == text
+
+
+@pytest.mark.parametrize("span", dashboard.RANGES)
+def test_its_histograms_are_those_of_latency_hist(conn: sqlite3.Connection, span: str) -> None:
+    fill(conn)
+    board = dashboard.load(conn, {"range": span})
+    since = board.times[0].replace(" ", "T")[:13]
+    for metric, steps in board.hist.items():
+        expected = conn.execute(
+            "SELECT bucket, sum(n) FROM latency_hist WHERE metric = ? AND hour >= ? GROUP BY 1", (metric, since)
+        ).fetchall()
+        merged: dict[int, int] = {}
+        for step in steps:
+            for bucket, n in step.items():
+                merged[bucket] = merged.get(bucket, 0) + n
+        assert merged == {row[0]: row[1] for row in expected} and merged

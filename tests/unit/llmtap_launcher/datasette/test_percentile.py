@@ -42,3 +42,26 @@ def test_quartiles_are_those_of_the_standard_library(values: list[float]) -> Non
     ordered = sorted(values)
     expected = statistics.quantiles(ordered, n=4, method="inclusive")
     assert [percentile.interpolate(ordered, p) for p in (25, 50, 75)] == pytest.approx(expected, rel=1e-9, abs=1e-6)
+
+
+def test_digests_add_up_as_their_histogram_does(conn: sqlite3.Connection) -> None:
+    conn.executescript(
+        """create table d(model, json); create table h(model, bucket, n);
+        insert into d values ('a', '{"ttft_ms":{"100":3,"104":1},"outcome":{"ok":4}}'), ('a', '{"ttft_ms":{"104":6}}');
+        insert into d values ('b', '{}'), ('b', null);
+        insert into h values ('a', 100, 3), ('a', 104, 7);"""
+    )
+    wanted = [conn.execute("select hist_percentile(bucket, n, ?) from h", (p,)).fetchone()[0] for p in (5, 50, 99)]
+    rows = conn.execute(
+        "select digest_percentile(json, 'ttft_ms', 5), digest_percentile(json, 'ttft_ms', 50), "
+        "digest_percentile(json, 'ttft_ms', 99) "
+        "from d group by model order by model"
+    ).fetchall()
+    assert [list(row) for row in rows] == [wanted, [None, None, None]]
+    assert len(set(wanted)) == 3
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_digest_has_no_percentile_above_100(conn: sqlite3.Connection) -> None:
+    with pytest.raises(sqlite3.OperationalError):
+        conn.execute("select digest_percentile('{}', 'ttft_ms', 101)").fetchone()

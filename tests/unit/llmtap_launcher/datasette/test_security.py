@@ -71,3 +71,19 @@ def test_no_inline_script_and_nothing_from_elsewhere() -> None:
     assert rules["default-src"] == "'none'"
     assert rules["script-src"] == "'self'"
     assert all("http" not in value and "*" not in value and "data:" not in value for value in rules.values())
+
+
+@pytest.mark.parametrize("pair", [tuple, list])
+async def test_a_pictures_own_policy_stays_however_the_headers_are_paired(pair: type) -> None:
+    async def picture(scope: Any, receive: Any, send: Any) -> None:
+        policy = pair((b"content-security-policy", security.PICTURE_POLICY.encode()))
+        await send({"type": "http.response.start", "status": 200, "headers": [policy]})
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await security.guard(picture)({"type": "http", "headers": [(b"host", b"localhost")]}, send, send)
+    policies = [value for name, value in sent[0]["headers"] if name == b"content-security-policy"]
+    assert policies == [security.PICTURE_POLICY.encode()]

@@ -71,9 +71,10 @@ def test_applying_twice_changes_nothing(conn: sqlite3.Connection) -> None:
         ("SELECT * FROM exchanges WHERE status >= 400 OR outcome <> 'ok' ORDER BY started_at DESC", "exchanges_failed"),
         ("SELECT * FROM exchanges WHERE output_tip = x'00' AND started_us < 5 ORDER BY started_us DESC", "exchanges_output_tip"),
         (
-            "SELECT count(*) FROM (SELECT * FROM requests) WHERE outcome IS NOT NULL GROUP BY outcome",
-            "COVERING INDEX exchanges_status",
+            "SELECT count(*) FROM (SELECT * FROM requests) GROUP BY model, key_name, status, finish_reason, outcome",
+            "COVERING INDEX exchanges_counts",
         ),
+        ("SELECT * FROM requests WHERE status = 200 ORDER BY started_at DESC LIMIT 50", "exchanges_started"),
         ("SELECT * FROM requests WHERE model = 'm' ORDER BY started_at DESC LIMIT 50", "exchanges_served"),
         ("SELECT * FROM exchanges WHERE tools_hash = x'00'", "exchanges_tools"),
         ("SELECT * FROM exchanges WHERE response_id = 'r' AND endpoint = 'responses'", "exchanges_response"),
