@@ -118,7 +118,7 @@ def _rebuild(directory: Path, database: Path, options: Options, force: bool) -> 
 
 
 def _once(directory: Path, database: Path, options: Options) -> None:
-    if not (directory / "spool").is_dir():
+    if not (directory / "spool").is_dir() and not database.exists():  # one of an earlier version is brought up to date
         raise LlmtapError(f"{directory}: there is no spool in it: nothing was captured there (--dir names another folder)")
     with WriterLock(directory) as lock:
         if not _acquired(lock):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import signal
 import subprocess
@@ -86,6 +87,14 @@ def test_places_come_from_the_configuration(tmp_path: Path, monkeypatch: pytest.
     capture(tmp_path / "fourth")
     assert run("--config", "llmtap.yaml", "--dir", "fourth", "--db", "y.db").exit_code == 0
     assert outcomes(tmp_path / "y.db") == {"u1": "ok"}
+
+
+def test_a_database_alone_is_brought_up_to_date(tmp_path: Path) -> None:
+    fixture = Path(__file__).parents[4] / "fixtures" / "databases" / "m003.db.gz"
+    (tmp_path / "capture.db").write_bytes(gzip.decompress(fixture.read_bytes()))
+    assert CliRunner().invoke(cli, ["analyze", "--db", str(tmp_path / "capture.db")]).exit_code == 1
+    assert run("--dir", tmp_path).exit_code == 0
+    assert CliRunner().invoke(cli, ["analyze", "--db", str(tmp_path / "capture.db")]).exit_code == 0
 
 
 def test_no_spool_is_said(tmp_path: Path) -> None:
