@@ -1,16 +1,18 @@
 """One call without its I/O: the request's bytes, what the reply's bytes say, and its two records.
 
-A client makes it, sends `content`, hands in what comes (`head`, `feed`), and ends it once: `finish`, `fail` or `abort`.
+A client makes it, sends `content`, hands in what comes (`head`, `feed`) within `watched`, and ends it once: `finish`, `fail` or
+`abort`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
 import orjson
 
 from llmtap.core.errors import WireError
@@ -189,10 +191,25 @@ class Call:
         """The caller has lost interest: this is recorded, unless something was before."""
         self._end("client_abort")
 
-    def unreached(self, error: Exception, timeout: bool) -> VLLMError:
-        """An error of the transport as one of ours."""
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Around the I/O of the call: what ends it before its time is recorded; an error of httpx's is raised as VLLMError."""
+        try:
+            yield
+        except httpx.HTTPError as error:
+            failed = self._unreached(error)
+            self.fail(failed)
+            raise failed from error
+        except VLLMError as error:
+            self.fail(error)
+            raise
+        except BaseException:
+            self.abort()
+            raise
+
+    def _unreached(self, error: httpx.HTTPError) -> VLLMError:
         words = str(error) or type(error).__name__
-        if timeout:
+        if isinstance(error, httpx.TimeoutException):
             return VLLMTimeout(f"{self.url}: no answer in time ({words})", request_id=self.uid)
         if self._reply is not None:
             return VLLMStreamError(f"{self.url}: the answer broke off: {words}", request_id=self.uid)

@@ -10,18 +10,14 @@ from typing import Any, Literal, Self, overload
 
 import httpx
 
+from llmtap.middleware.base import LIMITS, Logged, Messages, is_stream, patience
 from llmtap.middleware.call import About, Call
-from llmtap.middleware.errors import VLLMConnectionError, VLLMError
-from llmtap.middleware.journal import Journal
-from llmtap.middleware.logs import QueryRecord, load_logs
+from llmtap.middleware.errors import VLLMConnectionError
 from llmtap.middleware.requests import chat_body, first_model, text_body
-from llmtap.middleware.settings import Settings, settings
-from llmtap.middleware.statistics import Statistics
-
-Messages = Sequence[Mapping[str, Any]]
+from llmtap.middleware.settings import settings
 
 
-class VLLMMiddleware:
+class VLLMMiddleware(Logged):
     """Sends requests to vLLM and logs them. Use it as a context manager, or `close` it; any number of calls at once.
 
     `base_url`: with its `/v1` (`VLLM_BASE_URL`, http://localhost:8081/v1). `log_dir`: folder of the log (`VLLM_LOG_DIR`,
@@ -49,13 +45,10 @@ class VLLMMiddleware:
         key_name: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._settings: Settings = settings(
+        super().__init__(settings(
             base_url, log_dir, enable_file_logging, log_format, max_log_size_mb, timeout,
             api_key=api_key, max_retries=max_retries, headers=headers, model=model, key_name=key_name,
-        )  # fmt: skip
-        self._journal = Journal(self._settings.log_dir, self._settings.segment_bytes)
-        self._statistics = Statistics()
-        self._model = self._settings.model
+        ))  # fmt: skip
         self._http = httpx.AsyncClient(timeout=patience(self._settings.timeout), transport=transport, limits=LIMITS)
         self._syncing: asyncio.Task[None] | None = None
 
@@ -122,14 +115,6 @@ class VLLMMiddleware:
         body = text_body(prompt, await self._named(model), stream, extra_body, params)
         return await self._call("completions", body, About(metadata, tags, session), timeout)
 
-    def get_statistics(self) -> dict[str, Any]:
-        """Counts, tokens and latencies (ms) of this client's calls; `log_dropped`: what a full disk kept out of the log."""
-        return {**self._statistics.figures(), "log_dropped": self._journal.dropped}
-
-    def load_logs(self) -> list[QueryRecord]:
-        """The calls in the log folder, of all clients that write there, in the order of their time. Empty without a log."""
-        return [] if self._settings.log_dir is None else load_logs(self._settings.log_dir)
-
     async def close(self) -> None:
         """Ends the connections, and the log."""
         await self._http.aclose()
@@ -159,27 +144,18 @@ class VLLMMiddleware:
     ) -> dict[str, Any] | AsyncStream:
         call = Call(endpoint, body, about, self._settings, self._journal, self._statistics)
         try:
-            response = await self._sent(call, timeout)
-            if call.stream and response.status_code < 400 and is_stream(response):
-                return AsyncStream(call, response, self)
-            try:
-                async for data in response.aiter_bytes():
-                    call.feed(data)
-            finally:
-                await response.aclose()
-            whole = call.finish()[1]
-            assert whole is not None
-            return whole
-        except httpx.HTTPError as error:
-            failed = call.unreached(error, isinstance(error, httpx.TimeoutException))
-            call.fail(failed)
-            raise failed from error
-        except VLLMError as error:
-            call.fail(error)
-            raise
-        except BaseException:
-            call.abort()
-            raise
+            with call.watched():
+                response = await self._sent(call, timeout)
+                if call.stream and response.status_code < 400 and is_stream(response):
+                    return AsyncStream(call, response, self)
+                try:
+                    async for data in response.aiter_bytes():
+                        call.feed(data)
+                finally:
+                    await response.aclose()
+                whole = call.finish()[1]
+                assert whole is not None
+                return whole
         finally:
             self._flush()
 
@@ -244,33 +220,12 @@ class AsyncStream:
 async def _read(call: Call, response: httpx.Response, client: VLLMMiddleware) -> AsyncGenerator[dict[str, Any]]:
     """The chunks. No method of the stream: it would hold it, and a stream that nobody holds any more is to end."""
     try:
-        async for data in response.aiter_bytes():
-            for chunk in call.feed(data):
+        with call.watched():
+            async for data in response.aiter_bytes():
+                for chunk in call.feed(data):
+                    yield chunk
+            for chunk in call.finish()[0]:
                 yield chunk
-        for chunk in call.finish()[0]:
-            yield chunk
-    except httpx.HTTPError as error:
-        failed = call.unreached(error, isinstance(error, httpx.TimeoutException))
-        call.fail(failed)
-        raise failed from error
-    except VLLMError as error:
-        call.fail(error)
-        raise
     finally:
-        call.abort()
         await response.aclose()
         client._flush()
-
-
-#: as many connections as there are calls
-LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=100)
-
-
-def patience(seconds: float | None) -> httpx.Timeout:
-    """Seconds until the next byte; 5 at most for a connection."""
-    return httpx.Timeout(seconds, connect=5.0 if seconds is None else min(5.0, seconds))
-
-
-def is_stream(response: httpx.Response) -> bool:
-    """Whether an answer is server-sent events."""
-    return str(response.headers.get("content-type", "")).partition(";")[0].strip().lower() == "text/event-stream"

@@ -10,17 +10,14 @@ from typing import Any, Literal, Self, overload
 
 import httpx
 
+from llmtap.middleware.base import LIMITS, Logged, Messages, is_stream, patience
 from llmtap.middleware.call import About, Call
-from llmtap.middleware.client import LIMITS, Messages, is_stream, patience
-from llmtap.middleware.errors import VLLMConnectionError, VLLMError
-from llmtap.middleware.journal import Journal
-from llmtap.middleware.logs import QueryRecord, load_logs
+from llmtap.middleware.errors import VLLMConnectionError
 from llmtap.middleware.requests import chat_body, first_model, text_body
-from llmtap.middleware.settings import Settings, settings
-from llmtap.middleware.statistics import Statistics
+from llmtap.middleware.settings import settings
 
 
-class SyncVLLMMiddleware:
+class SyncVLLMMiddleware(Logged):
     """`VLLMMiddleware` without async, arguments and errors as there. One of it serves any number of threads."""
 
     def __init__(
@@ -39,13 +36,10 @@ class SyncVLLMMiddleware:
         key_name: str | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._settings: Settings = settings(
+        super().__init__(settings(
             base_url, log_dir, enable_file_logging, log_format, max_log_size_mb, timeout,
             api_key=api_key, max_retries=max_retries, headers=headers, model=model, key_name=key_name,
-        )  # fmt: skip
-        self._journal = Journal(self._settings.log_dir, self._settings.segment_bytes)
-        self._statistics = Statistics()
-        self._model = self._settings.model
+        ))  # fmt: skip
         self._http = httpx.Client(timeout=patience(self._settings.timeout), transport=transport, limits=LIMITS)
         self._closing = threading.Event()
 
@@ -110,14 +104,6 @@ class SyncVLLMMiddleware:
         body = text_body(prompt, self._named(model), stream, extra_body, params)
         return self._call("completions", body, About(metadata, tags, session), timeout)
 
-    def get_statistics(self) -> dict[str, Any]:
-        """Counts, tokens and latencies (ms) of this client's calls; `log_dropped`: what a full disk kept out of the log."""
-        return {**self._statistics.figures(), "log_dropped": self._journal.dropped}
-
-    def load_logs(self) -> list[QueryRecord]:
-        """The calls in the log folder, of all clients that write there, in the order of their time. Empty without a log."""
-        return [] if self._settings.log_dir is None else load_logs(self._settings.log_dir)
-
     def close(self) -> None:
         """Ends the connections, the pauses before retries, and the log."""
         self._closing.set()
@@ -144,27 +130,18 @@ class SyncVLLMMiddleware:
     def _call(self, endpoint: str, body: Mapping[str, Any], about: About, timeout: float | None) -> dict[str, Any] | Stream:
         call = Call(endpoint, body, about, self._settings, self._journal, self._statistics)
         try:
-            response = self._sent(call, timeout)
-            if call.stream and response.status_code < 400 and is_stream(response):
-                return Stream(call, response, self)
-            try:
-                for data in response.iter_bytes():
-                    call.feed(data)
-            finally:
-                response.close()
-            whole = call.finish()[1]
-            assert whole is not None
-            return whole
-        except httpx.HTTPError as error:
-            failed = call.unreached(error, isinstance(error, httpx.TimeoutException))
-            call.fail(failed)
-            raise failed from error
-        except VLLMError as error:
-            call.fail(error)
-            raise
-        except BaseException:
-            call.abort()
-            raise
+            with call.watched():
+                response = self._sent(call, timeout)
+                if call.stream and response.status_code < 400 and is_stream(response):
+                    return Stream(call, response, self)
+                try:
+                    for data in response.iter_bytes():
+                        call.feed(data)
+                finally:
+                    response.close()
+                whole = call.finish()[1]
+                assert whole is not None
+                return whole
         finally:
             self._flush()
 
@@ -231,19 +208,12 @@ class Stream:
 def _read(call: Call, response: httpx.Response, client: SyncVLLMMiddleware) -> Generator[dict[str, Any]]:
     """The chunks. No method of the stream: it would hold it, and a stream that nobody holds any more is to end."""
     try:
-        for data in response.iter_bytes():
-            for chunk in call.feed(data):
+        with call.watched():
+            for data in response.iter_bytes():
+                for chunk in call.feed(data):
+                    yield chunk
+            for chunk in call.finish()[0]:
                 yield chunk
-        for chunk in call.finish()[0]:
-            yield chunk
-    except httpx.HTTPError as error:
-        failed = call.unreached(error, isinstance(error, httpx.TimeoutException))
-        call.fail(failed)
-        raise failed from error
-    except VLLMError as error:
-        call.fail(error)
-        raise
     finally:
-        call.abort()
         response.close()
         client._flush()

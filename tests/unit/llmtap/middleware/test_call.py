@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import httpx
 import orjson
 import pytest
 from hypothesis import HealthCheck, given
@@ -170,16 +171,37 @@ def test_answers_that_are_no_completion(body: bytes) -> None:
         whole.call.finish()
 
 
-def test_errors_of_the_transport() -> None:
+@pytest.mark.parametrize(
+    ("error", "begun", "kind", "outcome", "recorded"),
+    [
+        (httpx.ConnectError("refused"), False, VLLMConnectionError, "upstream_error", "connection_error"),
+        (httpx.ReadTimeout("slow"), False, VLLMTimeout, "timeout", "timeout"),
+        (httpx.ReadTimeout(""), True, VLLMTimeout, "timeout", "timeout"),
+        (httpx.ReadError("reset"), True, VLLMStreamError, "upstream_error", "stream_error"),
+    ],
+)
+def test_errors_of_the_transport(error: httpx.HTTPError, begun: bool, kind: type[VLLMError], outcome: str, recorded: str) -> None:
     case = Case()
-    assert isinstance(case.call.unreached(OSError("refused"), timeout=False), VLLMConnectionError)
-    late = case.call.unreached(OSError(), timeout=True)
-    assert isinstance(late, VLLMTimeout)
-    case.call.fail(late)
-    assert (case.end.outcome, case.end.status) == ("timeout", None)
-    begun = Case()
-    begun.call.head(200, "application/json")
-    assert isinstance(begun.call.unreached(OSError("reset"), timeout=False), VLLMStreamError)
+    if begun:
+        case.call.head(200, "application/json")
+    with pytest.raises(kind, match=str(error) or type(error).__name__) as caught, case.call.watched():
+        raise error
+    assert (type(caught.value), caught.value.__cause__, caught.value.request_id) == (kind, error, case.call.uid)
+    assert (case.end.outcome, case.end.error_type, case.end.status) == (outcome, recorded, 200 if begun else None)
+
+
+def test_what_else_ends_a_call_is_raised_as_it_is() -> None:
+    told = VLLMConnectionError("the client was closed")
+    for error, outcome in ((told, "upstream_error"), (KeyboardInterrupt(), "client_abort"), (GeneratorExit(), "client_abort")):
+        case = Case()
+        with pytest.raises(type(error)) as caught, case.call.watched():
+            raise error
+        assert caught.value is error
+        assert case.end.outcome == outcome
+    unharmed = Case()
+    with unharmed.call.watched():
+        pass
+    assert len(unharmed.log.records) == 1  # it goes on
 
 
 def test_pauses() -> None:
