@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from llmtap_launcher.analysis.tally import interpolate
+from llmtap_launcher.store.latency import interpolate
 
 DRAWS = 2000
 _MEAN_DRAWS, _MEAN_SIZE = 400, 1000

@@ -15,8 +15,9 @@ from llmtap_launcher.analysis import bootstrap
 from llmtap_launcher.analysis.bootstrap import Interval
 from llmtap_launcher.analysis.load import load
 from llmtap_launcher.analysis.sides import Side
-from llmtap_launcher.analysis.tally import Tally, interpolate
+from llmtap_launcher.analysis.tally import Tally
 from llmtap_launcher.selection import Selection
+from llmtap_launcher.store.latency import interpolate
 
 #: latencies are taken of at most so many exchanges a side, chosen by their number's hash
 SAMPLE = 20_000

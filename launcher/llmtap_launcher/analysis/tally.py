@@ -82,7 +82,7 @@ class Tally:
         elif self.exact:
             ordered = sorted(self._values.get(metric, ()))
             n = len(ordered)
-            found = [interpolate(ordered, p) if n else None for p in PERCENTILES]
+            found = [latency.interpolate(ordered, p) if n else None for p in PERCENTILES]
         else:
             counts = self._histogram(metric)
             n = sum(counts.values())
@@ -120,17 +120,8 @@ class Tally:
         }
 
 
-def interpolate(ordered: Sequence[float], p: float) -> float:
-    """The p-th percentile of an ascending, non-empty sequence."""
-    rank = (len(ordered) - 1) * p / 100
-    low = int(rank)
-    if low + 1 >= len(ordered):
-        return ordered[low]
-    return ordered[low] + (ordered[low + 1] - ordered[low]) * (rank - low)
-
-
 def _ranked(gaps: Mapping[int, int]) -> Any:
-    """`interpolate` over counted gaps, in ms."""
+    """`latency.interpolate` over counted gaps, in ms."""
     ordered = sorted(gaps)
     total = sum(gaps.values())
 

@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import sqlite3
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import orjson
 
 from llmtap_launcher.store import latency
 
 
-def interpolate(ordered: Sequence[float], p: float) -> float:
-    """The p-th percentile of an ascending, non-empty sequence."""
-    rank = (len(ordered) - 1) * p / 100
-    low = int(rank)
-    if low + 1 >= len(ordered):
-        return ordered[low]
-    return ordered[low] + (ordered[low + 1] - ordered[low]) * (rank - low)
+def _percentage(p: float, function: str, place: str) -> float:
+    if not 0 <= float(p) <= 100:
+        raise ValueError(f"{function}() wants a {place} argument between 0 and 100")
+    return float(p)
 
 
 class Percentile:
@@ -32,16 +29,14 @@ class Percentile:
 
     def step(self, value: float | None, p: float) -> None:
         if self._p is None:
-            if not 0 <= float(p) <= 100:
-                raise ValueError("percentile() wants a second argument between 0 and 100")
-            self._p = float(p)
+            self._p = _percentage(p, "percentile", "second")
         if value is not None:
             self._values.append(float(value))
 
     def finalize(self) -> float | None:
         if not self._values or self._p is None:
             return None
-        return interpolate(sorted(self._values), self._p)
+        return latency.interpolate(sorted(self._values), self._p)
 
 
 class HistPercentile:
@@ -53,9 +48,7 @@ class HistPercentile:
 
     def step(self, bucket: int | None, n: int | None, p: float) -> None:
         if self._p is None:
-            if not 0 <= float(p) <= 100:
-                raise ValueError("hist_percentile() wants a third argument between 0 and 100")
-            self._p = float(p)
+            self._p = _percentage(p, "hist_percentile", "third")
         if bucket is not None and n is not None:
             self._counts[bucket] = self._counts.get(bucket, 0) + n
 
@@ -72,9 +65,7 @@ class DigestPercentile:
 
     def step(self, digest: str | None, metric: str, p: float) -> None:
         if self._p is None:
-            if not 0 <= float(p) <= 100:
-                raise ValueError("digest_percentile() wants a third argument between 0 and 100")
-            self._p = float(p)
+            self._p = _percentage(p, "digest_percentile", "third")
         if digest is not None:
             for bucket, n in orjson.loads(digest).get(metric, {}).items():
                 number = int(bucket)

@@ -12,7 +12,7 @@ from itertools import pairwise
 from markupsafe import Markup
 
 from llmtap_launcher.datasette.formats import duration
-from llmtap_launcher.datasette.percentile import interpolate
+from llmtap_launcher.store.latency import interpolate
 
 WIDTH, HEIGHT = 320, 56
 MAX_BARS = 160

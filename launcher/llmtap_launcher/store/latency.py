@@ -1,5 +1,5 @@
 """The buckets of `latency_hist`: logarithmic, eight an octave, so that histograms of any hours add up and a percentile is off
-by less than 9 %.
+by less than 9 %; and the exact percentiles of values that are at hand.
 
 Bucket b holds values in (0.01 * 2^((b-1)/8), 0.01 * 2^(b/8)]; bucket 0 all up to 0.01. Durations are milliseconds,
 `tokens_per_second` is what it says.
@@ -26,6 +26,15 @@ def bucket(value: float) -> int:
 def upper(number: int) -> float:
     """The upper edge of a bucket."""
     return float(LEAST * 2 ** (number / PER_OCTAVE))
+
+
+def interpolate(ordered: Sequence[float], p: float) -> float:
+    """The p-th percentile (0 to 100) of an ascending, non-empty sequence of values, between the two nearest ranks."""
+    rank = (len(ordered) - 1) * p / 100
+    low = int(rank)
+    if low + 1 >= len(ordered):
+        return ordered[low]
+    return ordered[low] + (ordered[low + 1] - ordered[low]) * (rank - low)
 
 
 def percentile(counts: Mapping[int, int], p: float) -> float | None:

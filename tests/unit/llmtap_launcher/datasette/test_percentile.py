@@ -1,13 +1,10 @@
 from __future__ import annotations
 
 import sqlite3
-import statistics
 from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from llmtap_launcher.datasette import percentile
 
@@ -35,13 +32,6 @@ def test_no_rows_is_null(conn: sqlite3.Connection) -> None:
 def test_a_percentage_outside_its_range_is_an_error_of_the_query(conn: sqlite3.Connection, p: float) -> None:
     with pytest.raises(sqlite3.OperationalError):
         conn.execute("select percentile(v, ?) from t", (p,)).fetchone()
-
-
-@given(st.lists(st.floats(-1e9, 1e9), min_size=2, max_size=60))
-def test_quartiles_are_those_of_the_standard_library(values: list[float]) -> None:
-    ordered = sorted(values)
-    expected = statistics.quantiles(ordered, n=4, method="inclusive")
-    assert [percentile.interpolate(ordered, p) for p in (25, 50, 75)] == pytest.approx(expected, rel=1e-9, abs=1e-6)
 
 
 def test_digests_add_up_as_their_histogram_does(conn: sqlite3.Connection) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+import statistics
 from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmtap_launcher.store.latency import bucket, percentile, percentiles, upper
+from llmtap_launcher.store.latency import bucket, interpolate, percentile, percentiles, upper
 
 
 @given(st.floats(min_value=0.0101, max_value=1e9))
@@ -55,3 +56,19 @@ def test_extremes() -> None:
 def test_several_at_once_are_each_by_itself(counts: dict[int, int], wanted: list[float]) -> None:
     wanted.sort()
     assert percentiles(counts, wanted) == [percentile(counts, p) for p in wanted]
+
+
+@given(st.lists(st.floats(-1e9, 1e9), min_size=2, max_size=60))
+def test_quartiles_are_those_of_the_standard_library(values: list[float]) -> None:
+    ordered = sorted(values)
+    expected = statistics.quantiles(ordered, n=4, method="inclusive")
+    assert [interpolate(ordered, p) for p in (25, 50, 75)] == pytest.approx(expected, rel=1e-9, abs=1e-6)
+
+
+@given(st.lists(st.floats(0.02, 1e6), min_size=1, max_size=60), st.sampled_from((50, 90, 95, 99)))
+def test_interpolation_is_that_of_the_standard_library(values: list[float], p: int) -> None:
+    ordered = sorted(values)
+    if len(values) > 1:
+        assert interpolate(ordered, p) == pytest.approx(statistics.quantiles(ordered, n=100, method="inclusive")[p - 1])
+    else:
+        assert interpolate(ordered, p) == values[0]
