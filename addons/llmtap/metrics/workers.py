@@ -27,6 +27,7 @@ import orjson
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from llmtap.core import locks
 from llmtap.metrics.families import Families
 
 INTERVAL_S = 0.5
@@ -110,20 +111,20 @@ class Share(Collector):
             sum_of.absorb(ended["families"], alive=False)
         for path, data in found.items():
             if data is not None and path.stem not in names:
-                alive = path.stem == self._name or _lives(path.with_suffix(".lock"))
+                alive = path.stem == self._name or locks.held(path.with_suffix(".lock"))
                 sum_of.absorb(data["families"], alive=alive)
         return sum_of
 
     def others(self) -> list[dict[str, Any]]:
         """The facts of the other processes that live, as far as they have told any yet."""
         paths = [path for path in sorted(self._folder.glob("*.json")) if path.name != _ENDED and path.stem != self._name]
-        found = [_read(path) for path in paths if _lives(path.with_suffix(".lock"))]
+        found = [_read(path) for path in paths if locks.held(path.with_suffix(".lock"))]
         return [one["facts"] for one in found if one is not None and one.get("facts")]
 
     def _fold(self) -> None:
         """Put the files of processes that ended into one. One process at a time does it; the others need not wait."""
         gone = [p for p in self._folder.glob("*.json") if p.name != _ENDED and p.stem != self._name]
-        gone = [p for p in gone if not _lives(p.with_suffix(".lock"))]
+        gone = [p for p in gone if not locks.held(p.with_suffix(".lock"))]
         if not gone:
             return
         guard = os.open(self._folder / "fold.guard", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -161,21 +162,6 @@ def _read(path: Path) -> dict[str, Any] | None:
     except _UNREADABLE:
         return None
     return dict(found)
-
-
-def _lives(lock: Path) -> bool:
-    """Whether the process that made this lock file still holds it."""
-    try:
-        handle = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -6,8 +6,6 @@ file meanwhile.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import sqlite3
 import tempfile
@@ -19,6 +17,7 @@ from pathlib import Path
 
 from zstandard import ZstdError
 
+from llmtap.core import locks
 from llmtap.core.errors import LlmtapError
 from llmtap.spool.frame import Bad, unframe
 from llmtap.spool.reader import read
@@ -115,7 +114,7 @@ def _named(path: Path) -> Segment:
 def _waiting(spool: Path, database: Path) -> int:
     """Bytes of the spool that no writer has taken in; 0 while one is at work."""
     files = scan(spool)
-    if not files or _locked(database.parent / "writer.lock"):
+    if not files or locks.held(database.parent / "writer.lock"):
         return 0
     try:
         with closing(connect_ro(database)) as conn:
@@ -156,7 +155,7 @@ def _built(folder: Path, files: Mapping[Segment, Path], options: Options, tell: 
                     conn.execute("COMMIT")
             now = iso(time.time_ns() // 1000)
             conn.execute("BEGIN")
-            Ledger(conn).settle({segment for segment, path in files.items() if _locked(path)}, now)
+            Ledger(conn).settle({segment for segment, path in files.items() if locks.held(path)}, now)
             settle_hours(conn, now[:13], 1 << 31)
             conn.execute("COMMIT")
     except (sqlite3.Error, OSError) as error:
@@ -179,18 +178,3 @@ def _records(segment: Segment, path: Path, folder: Path, tell: Callable[[str], N
         yield None if isinstance(found, Bad) else Item(segment, end, found)
     if path.parent == folder:
         path.unlink()
-
-
-def _locked(path: Path) -> bool:
-    """Whether somebody holds the lock of this file."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
