@@ -96,10 +96,11 @@ class RateBook:
     def __init__(self, own: Sequence[Rate] = (), urls: Mapping[str, str] | None = None) -> None:
         self._own = tuple(own)
         self._urls = dict(urls or {})
-        self._found: dict[tuple[str | None, str | None, str | None, int], Rate | None] = {}
+        self._found: dict[tuple[str | None, str | None, str | None, int | str], Rate | None] = {}
 
-    def rate(self, served: str | None, asked: str | None, backend: str | None, day: int) -> Rate | None:
-        """The rate for a reply of the model `served` to a request for `asked`. `day`: days since 1970-01-01 (UTC)."""
+    def rate(self, served: str | None, asked: str | None, backend: str | None, day: int | str) -> Rate | None:
+        """The rate for a reply of the model `served` to a request for `asked`. `day`: days since 1970-01-01 (UTC), or a date
+        as `2026-11-21`."""
         key = (served, asked, backend, day)
         try:
             return self._found[key]
@@ -108,7 +109,7 @@ class RateBook:
         if len(self._found) > 10_000:
             self._found.clear()
         models = [name for name in dict.fromkeys((served, asked)) if name]
-        written = datetime.fromtimestamp(day * 86_400, UTC).date().isoformat()
+        written = day if isinstance(day, str) else datetime.fromtimestamp(day * 86_400, UTC).date().isoformat()
         found = choose(self._own, models, written) or list_price(models, self._urls.get(backend or ""))
         self._found[key] = found
         return found

@@ -5,10 +5,10 @@ from __future__ import annotations
 import calendar
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any, Literal
 
+from llmtap.policy.pricing import Rate
 from llmtap_launcher.analysis.load import Step, load
 from llmtap_launcher.analysis.tally import Tally
 from llmtap_launcher.selection import Selection
@@ -20,26 +20,12 @@ _MEAN_DAYS, _LOOK_DAYS = 7, 28
 NAMES: tuple[Literal["key", "model", "backend"], ...] = ("key", "model", "backend")
 
 
-@dataclass(frozen=True, slots=True)
-class Price:
-    """A row of `prices`: nano-dollars for a million tokens, or for an hour of the machine."""
-
-    id: int
-    provider: str
-    model_glob: str
-    valid_from: str | None
-    in_nano: int | None
-    out_nano: int | None
-    cached_nano: int | None
-    gpu_hour_nano: int | None
-
-
 def costs(conn: sqlite3.Connection, selection: Selection, by: Sequence[str] = ()) -> dict[str, Any]:
     """The bill of a selection: `total`, `by_key`, `by_model`, `by_backend`, `by_time` (those of `by`; none given: key, model,
     day), `prices` that were used, `forecast`. Dollars."""
     step: Step = "hour" if "hour" in by else "day"
     loaded = load(conn, selection, step, exact=0)
-    prices = {row[0]: Price(*row) for row in conn.execute("SELECT * FROM prices ORDER BY id")}
+    prices = {number: Rate(*rate) for number, *rate in conn.execute("SELECT * FROM prices ORDER BY id")}
     out: dict[str, Any] = {
         "since": selection.since,
         "until": selection.until,
@@ -57,12 +43,12 @@ def costs(conn: sqlite3.Connection, selection: Selection, by: Sequence[str] = ()
         out["step"] = step
         out["by_time"] = [{"time": period, **bill(tally.digest, prices)} for period, tally in loaded.times.items()]
     used = _used(loaded.total)
-    out["prices"] = [_price(prices[number]) for number in sorted(used & set(prices))]
+    out["prices"] = [_price(number, prices[number]) for number in sorted(used & set(prices))]
     out["forecast"] = None if selection.tags else forecast(_days(conn, selection))
     return out
 
 
-def bill(digest: Digest, prices: Mapping[int, Price]) -> dict[str, Any]:
+def bill(digest: Digest, prices: Mapping[int, Rate]) -> dict[str, Any]:
     """The sums of a digest. `unpriced_tokens`: of models without a price; `saved_…`: what tokens out of backends' prefix caches
     cost less, and what replies out of the gateway's own cache would have cost."""
     paid, hits = (_by_price(digest.get(kind, {})) for kind in ("paid", "hit"))
@@ -90,13 +76,13 @@ def _by_price(counts: Mapping[str, int]) -> dict[int, dict[str, int]]:
     return out
 
 
-def _less(price: Price | None, counts: Mapping[str, int]) -> int:
+def _less(price: Rate | None, counts: Mapping[str, int]) -> int:
     if price is None or price.in_nano is None or price.cached_nano is None:
         return 0
     return counts.get("cached", 0) * (price.in_nano - price.cached_nano) // _MILLION
 
 
-def _full(price: Price | None, counts: Mapping[str, int]) -> int:
+def _full(price: Rate | None, counts: Mapping[str, int]) -> int:
     if price is None or price.in_nano is None or price.out_nano is None:
         return 0
     return (counts.get("prompt", 0) * price.in_nano + counts.get("completion", 0) * price.out_nano) // _MILLION
@@ -107,12 +93,12 @@ def _used(total: Tally) -> set[int]:
     return {int(name.partition(".")[0]) for name in names}
 
 
-def _price(price: Price) -> dict[str, Any]:
+def _price(number: int, price: Rate) -> dict[str, Any]:
     def usd(nano: int | None) -> float | None:
         return None if nano is None else nano / 1e9
 
     return {
-        "id": price.id,
+        "id": number,
         "provider": price.provider,
         "model": price.model_glob,
         "valid_from": price.valid_from,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
-from llmtap.policy.pricing import Rate, choose, cost_of, list_price
+from llmtap.policy.pricing import Rate, RateBook, cost_of
 
 
 class Prices:
@@ -18,51 +19,30 @@ class Prices:
 
     def __init__(self, conn: sqlite3.Connection, own: Sequence[Rate] = (), urls: Mapping[str, str] | None = None) -> None:
         self._conn = conn
-        self._own = tuple(own)
-        self._urls = dict(urls or {})
-        self._found: dict[tuple[str | None, str | None, str | None, str], tuple[int, Rate] | None] = {}
+        self._book = RateBook(own, urls)
+        self._rows: dict[Rate, int] = {}
 
     def forget(self) -> None:
         """Rows may be gone: after a rollback."""
-        self._found.clear()
+        self._rows.clear()
 
     def cost(self, row: Mapping[str, Any]) -> tuple[int | None, int | None]:
         """(`cost_nanousd`, `price_id`) of a row of `exchanges`. No price or no tokens: None."""
         if row["prompt_tokens"] is None and row["completion_tokens"] is None:
             return None, None
-        found = self._rate(row)
-        if found is None:
+        day = (row["started_at"] or "")[:10]
+        rate = self._book.rate(row["model_response"], row["model_requested"], row["backend"], day)
+        if rate is None:
             return None, None
-        ident, rate = found
+        ident = self._rows.get(rate)
+        if ident is None:
+            ident = self._rows[rate] = self._row(rate)
         if row["outcome"] == "cached" or row["cache"] in ("hit", "shared"):
             return 0, ident  # our own cache answered
         return cost_of(rate, row["prompt_tokens"] or 0, row["completion_tokens"] or 0, row["cached_tokens"] or 0), ident
 
-    def _rate(self, row: Mapping[str, Any]) -> tuple[int, Rate] | None:
-        day = (row["started_at"] or "")[:10]
-        key = (row["model_response"], row["model_requested"], row["backend"], day)
-        try:
-            return self._found[key]
-        except KeyError:
-            pass
-        if len(self._found) > 10_000:
-            self._found.clear()
-        models = [str(name) for name in dict.fromkeys(key[:2]) if name]
-        rate = choose(self._own, models, day) or list_price(models, self._urls.get(row["backend"] or ""))
-        found = None if rate is None else (self._row(rate), rate)
-        self._found[key] = found
-        return found
-
     def _row(self, rate: Rate) -> int:
-        values = (
-            rate.provider,
-            rate.model_glob,
-            rate.valid_from,
-            rate.in_nano,
-            rate.out_nano,
-            rate.cached_nano,
-            rate.gpu_hour_nano,
-        )
+        values = astuple(rate)
         found = self._conn.execute(
             "SELECT id FROM prices WHERE provider = ? AND model_glob = ? AND valid_from IS ? AND in_nano IS ? AND out_nano IS ? "
             "AND cached_nano IS ? AND gpu_hour_nano IS ?",

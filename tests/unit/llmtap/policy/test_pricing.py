@@ -77,6 +77,8 @@ def test_a_book_finds_each_once_and_on_its_day(monkeypatch: pytest.MonkeyPatch) 
     before = book.rate("Qwen/Q", "alias", "a", DAY - 1)
     assert before is not None and before.in_nano == 10**9
     assert looked == ["2026-11-21", "2026-11-20"]
+    for day, found in (("2026-11-21", rate), ("2026-11-20", before), ("", before)):  # a date does as well
+        assert book.rate("Qwen/Q", "alias", "a", day) == found
     assert book.rate("tiny", "tiny", "a", DAY) is None and book.rate(None, None, None, DAY) is None
     public = book.rate("gpt-4o-mini", None, "cloud", DAY)
     assert public is not None and public.provider == "openai"
