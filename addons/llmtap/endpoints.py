@@ -122,19 +122,7 @@ class Endpoints:
     async def _status(self, request: http.Request, exposition: Exposition) -> Reply:
         snapshot = await exposition.plain()
         told = await exposition.told()
-        backends = [
-            {
-                "name": b.name,
-                "url": b.url,
-                "state": b.state,
-                "reason": b.reason,
-                "kind": b.kind,
-                "draining": b.draining,
-                **_together([one["backends"].get(b.name, {}) for one in told]),
-                "models": list(b.fixed_models or b.models or ()),
-            }
-            for b in self._backends
-        ]
+        backends = [{**b.facts(), **_together([one["backends"].get(b.name, {}) for one in told])} for b in self._backends]
         summary = {
             "version": __version__,
             "backends": backends,

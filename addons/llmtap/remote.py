@@ -105,7 +105,7 @@ class Remote:
                     raise _Refused(problem)
                 return True
             case "stats":
-                return {**host.stats(), "backends": _rows(host.backends())}
+                return {**host.stats(), "backends": [b.facts() for b in host.backends() or ()]}
             case "load":
                 return self._load()
             case "picture":
@@ -147,23 +147,6 @@ class Remote:
             failed = bool(what.get("failed"))
             backends.set_state(backend.name, "down" if failed else "unknown", reason, time.time())
             self._host.check_now(backend)
-
-
-def _rows(backends: Backends | None) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": b.name,
-            "url": b.url,
-            "state": b.state,
-            "reason": b.reason,
-            "kind": b.kind,
-            "draining": b.draining,
-            "in_flight": b.in_flight,
-            "max_concurrency": b.max_concurrency,
-            "models": list(b.fixed_models or b.models or ()),
-        }
-        for b in backends or ()
-    ]
 
 
 class _Refused(Exception):

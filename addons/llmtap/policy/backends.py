@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 from weakref import WeakSet
 
 from llmtap.core.errors import NoHealthyBackend, NotFound
@@ -88,6 +88,20 @@ class Backend:
         if model is None or known is None or model in known:
             return True
         return ":" not in model and f"{model}:latest" in known  # as Ollama has it
+
+    def facts(self) -> dict[str, Any]:
+        """What is told of it, as plain data."""
+        return {
+            "name": self.name,
+            "url": self.url,
+            "state": self.state,
+            "reason": self.reason,
+            "kind": self.kind,
+            "draining": self.draining,
+            "in_flight": self.in_flight,
+            "max_concurrency": self.max_concurrency,
+            "models": list(self.fixed_models or self.models or ()),
+        }
 
     def in_scope(self, scope: Scope) -> bool:
         if type(scope) is int:

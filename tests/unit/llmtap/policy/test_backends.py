@@ -340,6 +340,26 @@ def test_url_key_and_target() -> None:
     assert backend.target.headers == ((b"authorization", b"Bearer secret"),) and Backend("b", "h", 1).target.headers == ()
 
 
+def test_what_is_told_of_one() -> None:
+    backend = Backend(
+        "a", "h", 8081, models=("x",), state="failing", reason="reset", in_flight=2, max_concurrency=8, api_key="sk"
+    )
+    told = {
+        "name": "a",
+        "url": "http://h:8081",
+        "state": "failing",
+        "reason": "reset",
+        "kind": "openai",
+        "draining": False,
+        "in_flight": 2,
+        "max_concurrency": 8,
+        "models": ["x"],
+    }
+    assert backend.facts() == told
+    assert Backend("a", "h", 8081, models=("x",), fixed_models=("y",)).facts()["models"] == ["y"]
+    assert Backend("a", "h", 8081).facts()["models"] == []
+
+
 def test_whether_it_matters_which_model_is_asked_for() -> None:
     def backends(*models: tuple[str, ...] | None) -> Backends:
         return Backends(Backend(str(i), "h", i, models=names) for i, names in enumerate(models))
