@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -57,6 +57,16 @@ def compare(conn: sqlite3.Connection, a: Side, b: Side, *, pairs: int = 3, seed:
         "metrics": metrics,
         "pairs": _pairs(conn, a.selection, b.selection, pairs),
     }
+
+
+def lines(made: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What `compare` found as one object a group, for JSON lines: the two sides, the differences, the pairs."""
+    for name in ("a", "b"):
+        yield {"group": name, **made[name]}
+    for row in made["metrics"]:
+        yield {"group": "metric", **row}
+    for row in made["pairs"]["latest"]:
+        yield {"group": "pair", **row}
 
 
 def _sample(conn: sqlite3.Connection, selection: Selection, most: int) -> _Sample:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import calendar
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any, Literal
 
@@ -46,6 +46,16 @@ def costs(conn: sqlite3.Connection, selection: Selection, by: Sequence[str] = ()
     out["prices"] = [_price(number, prices[number]) for number in sorted(used & set(prices))]
     out["forecast"] = None if selection.tags else forecast(_days(conn, selection))
     return out
+
+
+def lines(made: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What `costs` found as one object a group, for JSON lines: `group` says of what."""
+    yield {"group": "total", **made["total"], "forecast": made["forecast"]}
+    for name in NAMES:
+        for row in made.get(f"by_{name}", ()):
+            yield {"group": name, **row}
+    for row in made.get("by_time", ()):
+        yield {"group": made["step"], **row}
 
 
 def bill(digest: Digest, prices: Mapping[int, Rate]) -> dict[str, Any]:

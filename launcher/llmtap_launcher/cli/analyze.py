@@ -12,7 +12,15 @@ import click
 
 from llmtap.core.errors import LlmtapError
 from llmtap_launcher.cli.common import config_option, user_errors
-from llmtap_launcher.cli.selecting import database_of, format_option, opened, selected, selection_options, source_option
+from llmtap_launcher.cli.selecting import (
+    database_of,
+    format_option,
+    opened,
+    print_json,
+    selected,
+    selection_options,
+    source_option,
+)
 
 
 @click.command()
@@ -56,15 +64,8 @@ def analyze(
             from llmtap_launcher.analysis.screen import show
 
             show(made, name, sys.stdout, by)
-        elif format == "json":
-            import orjson
-
-            click.echo(orjson.dumps(made, option=orjson.OPT_INDENT_2).decode())
         else:
-            import orjson
-
-            for line in lines(made):
-                click.echo(orjson.dumps(line).decode())
+            print_json(format, made, lines(made))
         if html is not None:
             click.echo(f"{html}: written", err=True)
 

@@ -10,7 +10,15 @@ import click
 
 from llmtap.core.errors import LlmtapError
 from llmtap_launcher.cli.common import config_option, user_errors
-from llmtap_launcher.cli.selecting import database_of, format_option, opened, selected, selection_options, source_option
+from llmtap_launcher.cli.selecting import (
+    database_of,
+    format_option,
+    opened,
+    print_json,
+    selected,
+    selection_options,
+    source_option,
+)
 from llmtap_launcher.selection import SelectionError
 
 
@@ -42,6 +50,7 @@ def compare(
     """
     with user_errors():
         from llmtap_launcher.analysis.comparison import compare as compared
+        from llmtap_launcher.analysis.comparison import lines
         from llmtap_launcher.analysis.sides import side
 
         selection = selected(**chosen)
@@ -58,15 +67,5 @@ def compare(
             from llmtap_launcher.analysis.compare_screen import show
 
             show(made, str(database_of(source, config)), sys.stdout)
-            return
-        import orjson
-
-        if format == "json":
-            click.echo(orjson.dumps(made, option=orjson.OPT_INDENT_2).decode())
-            return
-        for name in ("a", "b"):
-            click.echo(orjson.dumps({"group": name, **made[name]}).decode())
-        for row in made["metrics"]:
-            click.echo(orjson.dumps({"group": "metric", **row}).decode())
-        for row in made["pairs"]["latest"]:
-            click.echo(orjson.dumps({"group": "pair", **row}).decode())
+        else:
+            print_json(format, made, lines(made))

@@ -11,7 +11,15 @@ import click
 
 from llmtap.core.errors import LlmtapError
 from llmtap_launcher.cli.common import config_option, load_config, user_errors
-from llmtap_launcher.cli.selecting import database_of, format_option, opened, selected, selection_options, source_option
+from llmtap_launcher.cli.selecting import (
+    database_of,
+    format_option,
+    opened,
+    print_json,
+    selected,
+    selection_options,
+    source_option,
+)
 
 if TYPE_CHECKING:
     from llmtap_launcher.selection import Selection
@@ -45,7 +53,7 @@ def cost(config_path: Path | None, source: Path | None, by: tuple[str, ...], rep
         selection = selected(**chosen)
         if reprice:
             _reprice(config_path, source, selection)
-        from llmtap_launcher.analysis.costs import NAMES, costs
+        from llmtap_launcher.analysis.costs import costs, lines
 
         with opened(source, config_path) as (conn, config):
             made = costs(conn, selection, by)
@@ -53,18 +61,8 @@ def cost(config_path: Path | None, source: Path | None, by: tuple[str, ...], rep
             from llmtap_launcher.analysis.cost_screen import show
 
             show(made, str(database_of(source, config)), sys.stdout)
-            return
-        import orjson
-
-        if format == "json":
-            click.echo(orjson.dumps(made, option=orjson.OPT_INDENT_2).decode())
-            return
-        click.echo(orjson.dumps({"group": "total", **made["total"], "forecast": made["forecast"]}).decode())
-        for name in NAMES:
-            for row in made.get(f"by_{name}", ()):
-                click.echo(orjson.dumps({"group": name, **row}).decode())
-        for row in made.get("by_time", ()):
-            click.echo(orjson.dumps({"group": made["step"], **row}).decode())
+        else:
+            print_json(format, made, lines(made))
 
 
 def _reprice(config_path: Path | None, source: Path | None, selection: Selection) -> None:

@@ -1,8 +1,9 @@
-"""The options by which commands choose exchanges: of which database, from when to when, of which model, key, backend, tag."""
+"""The options by which commands choose exchanges (of which database, from when to when, of which model, key, backend, tag), and
+how they print what programs read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,17 @@ def format_option[F: Callable[..., Any]](command: F) -> F:
         show_default=True,
         help="table for people, json: one object, jsonl: one object a line.",
     )(command)
+
+
+def print_json(format: str, whole: Any, rows: Iterable[Any]) -> None:
+    """What a command found, for programs: `whole`, or with `--format jsonl` each of `rows` on a line."""
+    import orjson
+
+    if format == "json":
+        click.echo(orjson.dumps(whole, option=orjson.OPT_INDENT_2).decode())
+        return
+    for row in rows:
+        click.echo(orjson.dumps(row).decode())
 
 
 def database_of(source: Path | None, config: Config) -> Path:

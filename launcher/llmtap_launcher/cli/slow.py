@@ -9,7 +9,15 @@ from typing import Any
 import click
 
 from llmtap_launcher.cli.common import config_option, user_errors
-from llmtap_launcher.cli.selecting import database_of, format_option, opened, selected, selection_options, source_option
+from llmtap_launcher.cli.selecting import (
+    database_of,
+    format_option,
+    opened,
+    print_json,
+    selected,
+    selection_options,
+    source_option,
+)
 
 
 @click.command()
@@ -61,11 +69,5 @@ def slow(
             from llmtap_launcher.analysis.slow_screen import show
 
             show(found, str(database_of(source, config)), by, sys.stdout)
-            return
-        import orjson
-
-        if format == "json":
-            click.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
-            return
-        for row in found:
-            click.echo(orjson.dumps(row).decode())
+        else:
+            print_json(format, found, found)

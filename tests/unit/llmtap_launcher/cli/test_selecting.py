@@ -10,7 +10,15 @@ import pytest
 from click.testing import CliRunner
 
 from llmtap_launcher.cli.common import config_option
-from llmtap_launcher.cli.selecting import database_of, format_option, opened, selected, selection_options, source_option
+from llmtap_launcher.cli.selecting import (
+    database_of,
+    format_option,
+    opened,
+    print_json,
+    selected,
+    selection_options,
+    source_option,
+)
 from support.captures import Captures, weather
 
 
@@ -51,6 +59,15 @@ def test_the_configurations_database(data: Path, tmp_path: Path) -> None:
     config = tmp_path / "llmtap.yaml"
     config.write_text(f"capture: {{dir: {data}}}\n")
     assert f" 3 table {data / 'capture.db'}" in run("--config", str(config)).stdout
+
+
+def test_what_programs_read(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json("json", {"total": "Zürich"}, [])
+    assert capsys.readouterr().out == '{\n  "total": "Zürich"\n}\n'
+    print_json("jsonl", {"total": 1}, iter([{"a": 1}, {"b": None}]))
+    assert capsys.readouterr().out == '{"a":1}\n{"b":null}\n'
+    print_json("jsonl", [], [])
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
