@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import orjson
 import pytest
-from click.testing import CliRunner, Result
 
-from llmtap_launcher.cli import cli
 from support.captures import Captures, weather
+from support.command import llmtap
 
 
 @pytest.fixture
@@ -19,8 +19,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def run(*args: str) -> Result:
-    return CliRunner().invoke(cli, ["analyze", *args])
+run = partial(llmtap, "analyze")
 
 
 def test_a_table(folder: Path) -> None:

@@ -3,14 +3,13 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
-from llmtap_launcher.cli import cli
 from support.captures import Captures
+from support.command import llmtap
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +36,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return seen
 
 
-def browse(*words: Any) -> Result:
-    return CliRunner().invoke(cli, ["browse", *map(str, words)])
+browse = partial(llmtap, "browse")
 
 
 def option(argv: list[str], name: str) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import orjson
 import pytest
-from click.testing import CliRunner, Result
 
-from llmtap_launcher.cli import cli
+from support.command import llmtap
 from support.traffic import write
 
 
@@ -19,8 +19,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(*args: str) -> Result:
-    return CliRunner().invoke(cli, ["compare", *args])
+run = partial(llmtap, "compare")
 
 
 def test_a_table(folder: Path) -> None:
@@ -34,7 +33,7 @@ def test_a_table(folder: Path) -> None:
 def test_json_and_lines(folder: Path) -> None:
     args = ["2026-11-21..2026-11-21T04:00", "2026-11-21T04:00..", "--db", str(folder), "--key", "ci"]
     made = orjson.loads(run(*args, "--format", "json").stdout)
-    whole = orjson.loads(CliRunner().invoke(cli, ["analyze", "--db", str(folder), "--key", "ci", "--format", "json"]).stdout)
+    whole = orjson.loads(llmtap("analyze", "--db", folder, "--key", "ci", "--format", "json").stdout)
     assert made["a"]["requests"] + made["b"]["requests"] == whole["total"]["requests"]
     lines = [orjson.loads(line) for line in run(*args, "--format", "jsonl", "--pairs", "2").stdout.splitlines()]
     assert [line["group"] for line in lines] == ["a", "b", *["metric"] * len(made["metrics"]), "pair", "pair"]

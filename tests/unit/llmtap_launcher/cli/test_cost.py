@@ -5,16 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import orjson
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from llmtap_launcher.cli import cli
 from llmtap_launcher.store.lock import WriterLock
 from llmtap_launcher.store.writer import Writer
 from support.captures import Captures, weather
+from support.command import llmtap
 from support.traffic import write
 from support.wait import eventually
 
@@ -30,8 +31,7 @@ def config(tmp_path: Path) -> Iterator[Path]:
     yield path
 
 
-def run(*args: str) -> Result:
-    return CliRunner().invoke(cli, ["cost", *args])
+run = partial(llmtap, "cost")
 
 
 #: 142 + 211 tokens in, 41 + 121 out

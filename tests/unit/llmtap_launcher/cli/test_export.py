@@ -8,14 +8,14 @@ from pathlib import Path
 
 import orjson
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from llmtap_launcher.cli import cli
 from support.captures import Captures, weather
+from support.command import llmtap
 
 
 def export(captures: Captures, *words: str) -> Result:
-    return CliRunner().invoke(cli, ["export", *words, "--db", str(captures.db)], env={"LLMTAP_CONFIG": None})
+    return llmtap("export", *words, "--db", captures.db)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_a_copy_is_only_read(captures: Captures, tmp_path: Path) -> None:
     copy.parent.mkdir()
     copy.write_bytes(captures.db.read_bytes())
     before = copy.read_bytes()
-    result = CliRunner().invoke(cli, ["export", "raw", "-o", str(tmp_path / "raw.jsonl"), "--db", str(copy)])
+    result = llmtap("export", "raw", "-o", tmp_path / "raw.jsonl", "--db", copy)
     assert result.exit_code == 0, result.output
     assert copy.read_bytes() == before
     assert not (copy.parent / "writer.lock").exists()

@@ -6,16 +6,16 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from llmtap_launcher.cli import cli
 from llmtap_launcher.store.lock import WriterLock
+from support.command import llmtap
 
 FILES = Path(__file__).parents[4] / "fixtures" / "imports"
 
 
 def run(folder: Path, *words: str) -> Result:
-    return CliRunner().invoke(cli, ["import", *words, "--dir", str(folder)], env={"LLMTAP_CONFIG": None})
+    return llmtap("import", *words, "--dir", folder)
 
 
 def test_every_kind_of_file_twice(tmp_path: Path) -> None:

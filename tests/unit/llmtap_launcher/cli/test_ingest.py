@@ -10,23 +10,22 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from llmtap_launcher.cli import cli
 from llmtap_launcher.store.database import connect_ro
 from llmtap_launcher.store.lock import WriterLock
 from llmtap_launcher.store.status import read_status
+from support.command import llmtap
 from support.records import begin, end, sink
 from support.wait import eventually
 
 Follow = Callable[..., subprocess.Popen[str]]
 
 
-def run(*args: str | Path) -> Result:
-    return CliRunner().invoke(cli, ["ingest", *map(str, args)])
+run = partial(llmtap, "ingest")
 
 
 def outcomes(database: Path) -> dict[str, str]:
@@ -92,9 +91,9 @@ def test_places_come_from_the_configuration(tmp_path: Path, monkeypatch: pytest.
 def test_a_database_alone_is_brought_up_to_date(tmp_path: Path) -> None:
     fixture = Path(__file__).parents[4] / "fixtures" / "databases" / "m003.db.gz"
     (tmp_path / "capture.db").write_bytes(gzip.decompress(fixture.read_bytes()))
-    assert CliRunner().invoke(cli, ["analyze", "--db", str(tmp_path / "capture.db")]).exit_code == 1
+    assert llmtap("analyze", "--db", tmp_path / "capture.db").exit_code == 1
     assert run("--dir", tmp_path).exit_code == 0
-    assert CliRunner().invoke(cli, ["analyze", "--db", str(tmp_path / "capture.db")]).exit_code == 0
+    assert llmtap("analyze", "--db", tmp_path / "capture.db").exit_code == 0
 
 
 def test_no_spool_is_said(tmp_path: Path) -> None:

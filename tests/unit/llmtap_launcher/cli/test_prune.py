@@ -8,13 +8,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from llmtap_launcher.cli import cli
 from llmtap_launcher.store.database import connect_ro
 from llmtap_launcher.store.lock import WriterLock
 from llmtap_launcher.store.writer import Writer
 from support.captures import Captures, weather
+from support.command import llmtap
 from support.wait import eventually
 
 
@@ -30,7 +30,7 @@ def config(tmp_path: Path) -> Iterator[Path]:
 
 
 def run(config: Path, *args: str) -> Result:
-    return CliRunner().invoke(cli, ["prune", "--config", str(config), *args])
+    return llmtap("prune", "--config", config, *args)
 
 
 def left(config: Path) -> tuple[int, int, int]:
