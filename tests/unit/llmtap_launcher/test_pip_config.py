@@ -3,7 +3,7 @@ from llmtap_launcher.pip_config import parse, uv_variables
 LISTING = """
 global.cert='/etc/ca.crt'
 global.find-links='/global'
-global.extra-index-url='file:///one file:///two'
+global.extra-index-url='one two'
 install.find-links='/install'
 :env:.find-links='/a\\n/b'
 :env:.default-timeout='180'
@@ -18,7 +18,7 @@ def test_parse_knows_pips_precedence() -> None:
     assert config == {
         "cert": "/etc/ca.crt",
         "find-links": "/a\n/b",
-        "extra-index-url": "file:///one file:///two",
+        "extra-index-url": "one two",
         "default-timeout": "180",
     }
     assert parse("install.index-url='x'\nglobal.index-url='y'")["index-url"] == "x"
@@ -27,7 +27,7 @@ def test_parse_knows_pips_precedence() -> None:
 
 def test_uv_is_told_the_same() -> None:
     assert uv_variables(parse(LISTING), {}) == {
-        "UV_INDEX": "file:///one file:///two",
+        "UV_INDEX": "one two",
         "UV_INDEX_STRATEGY": "unsafe-best-match",
         "UV_FIND_LINKS": "/a,/b",
         "SSL_CERT_FILE": "/etc/ca.crt",
