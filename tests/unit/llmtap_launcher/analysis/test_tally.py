@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llmtap_launcher.analysis.tally import PERCENTILES, Tally
 from llmtap_launcher.store.latency import interpolate
+from support.rows import row
 
-ROW: dict[str, Any] = {
-    "outcome": "ok",
-    "status": 200,
-    "cache": None,
-    "error_type": None,
-    "finish_reason": "stop",
-    "prompt_tokens": 10,
-    "completion_tokens": 5,
-    "cached_tokens": 8,
-    "reasoning_tokens": None,
-    "cost_nanousd": 7_000,
-    "price_id": 1,
-    "ttft_ms": 100.0,
-    "duration_ms": 900.0,
-    "queue_ms": None,
-    "overhead_ms": 0.2,
-    "tokens_per_second": 8.0,
-}
+ROW = row(
+    prompt_tokens=10,
+    completion_tokens=5,
+    cached_tokens=8,
+    cost_nanousd=7_000,
+    price_id=1,
+    queue_ms=None,
+    overhead_ms=0.2,
+)
 VALUES = st.lists(st.floats(0.02, 1e6), min_size=1, max_size=60)
 
 

@@ -3,45 +3,23 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmtap_launcher.datasette import dashboard
-from llmtap_launcher.store.database import open_writer
 from llmtap_launcher.store.rollups import Rollups
+from support.rows import row
 
-ROW: dict[str, Any] = {
-    "key_name": "ci",
-    "model_requested": "m",
-    "model_response": "m",
-    "backend": "a",
-    "status": 200,
-    "outcome": "ok",
-    "cache": None,
-    "error_type": None,
-    "finish_reason": "stop",
-    "reasoning_tokens": None,
-    "price_id": None,
-    "prompt_tokens": 1000,
-    "completion_tokens": 100,
-    "cached_tokens": 500,
-    "cost_nanousd": 2_000_000,
-    "ttft_ms": 200.0,
-    "duration_ms": 3000.0,
-    "queue_ms": 0.0,
-    "overhead_ms": None,
-    "tokens_per_second": 30.0,
-}
-
-
-@pytest.fixture
-def conn(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    with closing(open_writer(tmp_path / "c.db")) as opened:
-        yield opened
+ROW = row(
+    prompt_tokens=1000,
+    completion_tokens=100,
+    cached_tokens=500,
+    cost_nanousd=2_000_000,
+    ttft_ms=200.0,
+    duration_ms=3000.0,
+    tokens_per_second=30.0,
+)
 
 
 def fill(conn: sqlite3.Connection) -> None:

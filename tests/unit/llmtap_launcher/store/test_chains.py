@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,13 +12,6 @@ from hypothesis import strategies as st
 from llmtap_launcher.store import chains
 from llmtap_launcher.store.canonical import Body, body_of, link
 from llmtap_launcher.store.chains import Chains
-from llmtap_launcher.store.database import open_writer
-
-
-@pytest.fixture
-def conn(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    with closing(open_writer(tmp_path / "c.db")) as opened:
-        yield opened
 
 
 def said(*texts: str) -> list[Body]:

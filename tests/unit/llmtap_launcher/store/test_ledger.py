@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
-
-import pytest
 
 from llmtap.spool.segment import Segment
-from llmtap_launcher.store.database import open_writer
 from llmtap_launcher.store.ledger import Ledger, Progress
 
 ONE, TWO = Segment("w", "b", 1), Segment("w", "b", 2)
-
-
-@pytest.fixture
-def conn(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    with closing(open_writer(tmp_path / "c.db")) as opened:
-        yield opened
 
 
 def test_progress_is_remembered_across_connections(conn: sqlite3.Connection) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -22,12 +21,6 @@ temperature top_p max_tokens seed n prompt_tokens completion_tokens cached_token
 queue_ms ttft_ms duration_ms overhead_ms itl_p50_ms itl_p95_ms itl_max_ms tokens_per_second
 chunks request_bytes response_bytes cost_nanousd price_id
 n_messages conversation_id input_tip output_tip tools_hash params_json response_meta_json""".split()
-
-
-@pytest.fixture
-def conn(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    with closing(open_writer(tmp_path / "c.db")) as opened:
-        yield opened
 
 
 def columns(conn: sqlite3.Connection, table: str) -> list[str]:

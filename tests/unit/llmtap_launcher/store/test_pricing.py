@@ -3,36 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
 from datetime import date
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from llmtap.core.config import Price
 from llmtap.policy.pricing import own_rates
-from llmtap_launcher.store.database import open_writer
 from llmtap_launcher.store.pricing import Prices
+from support.rows import row
 
-ROW: dict[str, Any] = {
-    "model_requested": "m",
-    "model_response": "Qwen/Qwen3-8B",
-    "backend": "a",
-    "started_at": "2026-11-21T01:35:23.456Z",
-    "outcome": "ok",
-    "cache": None,
-    "prompt_tokens": 1000,
-    "completion_tokens": 100,
-    "cached_tokens": 400,
-}
-
-
-@pytest.fixture
-def conn(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    with closing(open_writer(tmp_path / "c.db")) as opened:
-        yield opened
+ROW = row(model_response="Qwen/Qwen3-8B", prompt_tokens=1000, completion_tokens=100, cached_tokens=400)
 
 
 def price(model: str, dollars: float, day: date | None = None, **more: Any) -> Price:

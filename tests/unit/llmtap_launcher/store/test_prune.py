@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
@@ -14,7 +11,6 @@ import pytest
 
 from llmtap.core.record import Choice, encode
 from llmtap.spool.segment import Segment
-from llmtap_launcher.store.database import open_writer
 from llmtap_launcher.store.ingest import Ingester, Item
 from llmtap_launcher.store.options import Retention
 from llmtap_launcher.store.prune import Pruned, Pruner
@@ -23,12 +19,6 @@ from support.records import START_US, begin, chat, end, summary
 DAY = 86_400
 WORDS = "".join(topics.values()).split()
 PICTURE = {"type": "image", "data": "iVBORw0K" * 200}
-
-
-@pytest.fixture
-def conn(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    with closing(open_writer(tmp_path / "c.db")) as opened:
-        yield opened
 
 
 def put(conn: sqlite3.Connection, uid: str, day: float, messages: list[Any], reply: Any = "answer", **more: Any) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -13,18 +10,11 @@ import pytest
 
 from llmtap.core.record import encode
 from llmtap.spool.segment import Segment
-from llmtap_launcher.store.database import open_writer
 from llmtap_launcher.store.ingest import Ingester, Item
 from llmtap_launcher.store.request_of import messages_at, replay_path, request_of
 from support.records import begin
 
 PNG = "data:image/png;base64," + "iVBORw0K" * 200
-
-
-@pytest.fixture
-def conn(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    with closing(open_writer(tmp_path / "c.db")) as opened:
-        yield opened
 
 
 def there_and_back(

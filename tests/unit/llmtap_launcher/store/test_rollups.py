@@ -3,46 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from llmtap_launcher.store.database import open_writer
 from llmtap_launcher.store.latency import bucket
 from llmtap_launcher.store.rollups import Rollups
+from support.rows import row
 
-ROW: dict[str, Any] = {
-    "started_at": "2026-11-21T01:35:23.456Z",
-    "key_name": "ci",
-    "model_requested": "alias",
-    "model_response": "m",
-    "backend": "a",
-    "status": 200,
-    "outcome": "ok",
-    "cache": None,
-    "error_type": None,
-    "finish_reason": "stop",
-    "reasoning_tokens": None,
-    "price_id": None,
-    "prompt_tokens": 5,
-    "completion_tokens": 7,
-    "cached_tokens": 2,
-    "cost_nanousd": 9,
-    "ttft_ms": 100.0,
-    "duration_ms": 900.0,
-    "queue_ms": 0.0,
-    "overhead_ms": None,
-    "tokens_per_second": 8.0,
-}
-
-
-@pytest.fixture
-def conn(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    with closing(open_writer(tmp_path / "c.db")) as opened:
-        yield opened
+ROW = row(model_requested="alias")
 
 
 def usage(conn: sqlite3.Connection) -> list[Any]:
