@@ -6,22 +6,18 @@ from typing import Any, TextIO
 
 from llmtap_launcher.analysis.costs import NAMES
 from llmtap_launcher.analysis.report import filled
-from llmtap_launcher.analysis.screen import WITHOUT
+from llmtap_launcher.analysis.screen import print_groups, print_span, print_times
 from llmtap_launcher.analysis.tables import NONE, count, heading, print_rows, share, spark, tokens, usd
 
 _HEADER = ("requests", "tokens in", "cached", "out", "cost", "prefix cache saved", "gateway cache saved")
-_MOST_ROWS, _MOST_TIMES = 20, 31
+_MOST_TIMES = 31
 
 
 def show(made: dict[str, Any], source: str, file: TextIO) -> None:
     """Prints it: the sum, the forecast, a table for each grouping, the prices."""
-    total = made["total"]
-    if not total["requests"]:
-        file.write(f"{source}: no exchanges in this selection\n")
+    if not print_span(made, source, file):
         return
-    file.write(f"{source}: {count(total['requests'])} requests, {made['first']} to {made['last']} (UTC)\n")
-    for note in made["notes"]:
-        file.write(f"note: {note}\n")
+    total = made["total"]
     file.write(f"\ncost        {usd(total['cost_usd'])}\n")
     file.write(
         f"saved       {usd(total['saved_by_prefix_cache_usd'])} by prefix caches, "
@@ -42,16 +38,9 @@ def show(made: dict[str, Any], source: str, file: TextIO) -> None:
     for name in NAMES:
         rows = made.get(f"by_{name}", ())
         if rows:
-            heading(file, f"by {name}")
-            print_rows(file, (name, *_HEADER), [_row(row[name] or WITHOUT[name], row) for row in rows[:_MOST_ROWS]])
-            if len(rows) > _MOST_ROWS:
-                file.write(f"… {len(rows) - _MOST_ROWS} more (--format json has all)\n")
+            print_groups(rows, name, _HEADER, _row, file)
     if rows := made.get("by_time", ()):
-        heading(file, f"by {made['step']} (UTC)")
-        shown = rows[-_MOST_TIMES:]
-        print_rows(file, (made["step"], *_HEADER), [_row(row["time"].replace("T", " "), row) for row in shown])
-        if len(shown) < len(rows):
-            file.write(f"… {len(rows) - len(shown)} before (--format json has all)\n")
+        print_times(rows, made["step"], _HEADER, _row, _MOST_TIMES, file)
     if made["prices"]:
         heading(file, "prices, dollars for a million tokens")
         print_rows(

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from llmtap.policy.pricing import Rate
 from llmtap_launcher.analysis.load import Step, load
+from llmtap_launcher.analysis.report import groups
 from llmtap_launcher.analysis.tally import Tally
 from llmtap_launcher.selection import Selection
 from llmtap_launcher.store.digests import Digest
@@ -51,11 +52,7 @@ def costs(conn: sqlite3.Connection, selection: Selection, by: Sequence[str] = ()
 def lines(made: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """What `costs` found as one object a group, for JSON lines: `group` says of what."""
     yield {"group": "total", **made["total"], "forecast": made["forecast"]}
-    for name in NAMES:
-        for row in made.get(f"by_{name}", ()):
-            yield {"group": name, **row}
-    for row in made.get("by_time", ()):
-        yield {"group": made["step"], **row}
+    yield from groups(made, NAMES)
 
 
 def bill(digest: Digest, prices: Mapping[int, Rate]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -42,7 +42,12 @@ def lines(made: Report) -> Iterator[dict[str, Any]]:
     """The same as one object a group, for JSON lines: `group` says of what."""
     about = {name: value for name, value in made.items() if name not in ("total", "step") and not name.startswith("by_")}
     yield {"group": "total", **about, **made["total"]}
-    for name in NAMES:
+    yield from groups(made, NAMES)
+
+
+def groups(made: Mapping[str, Any], names: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """The rows of its groupings by `names`, then those by time."""
+    for name in names:
         for row in made.get(f"by_{name}", ()):
             yield {"group": name, **row}
     for row in made.get("by_time", ()):

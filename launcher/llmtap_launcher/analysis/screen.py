@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 from llmtap_launcher.analysis.report import NAMES, Report, filled
@@ -23,16 +24,16 @@ COLUMNS = (
 _MOST_ROWS, _MOST_TIMES = 20, 48
 WITHOUT = {"key": "(no key)", "backend": "(no backend)", "model": "other"}
 
+type Row = dict[str, Any]
+#: a row's name, the row -> its cells in a table, the name first
+type Cells = Callable[[str, Row], list[str]]
+
 
 def show(made: Report, source: str, file: TextIO, by: tuple[str, ...] = ()) -> None:
     """Prints it: a summary with what happened when, the distributions, a table for each grouping."""
-    total = made["total"]
-    if not total["requests"]:
-        file.write(f"{source}: no exchanges in this selection\n")
+    if not print_span(made, source, file):
         return
-    file.write(f"{source}: {count(total['requests'])} requests, {made['first']} to {made['last']} (UTC)\n")
-    for note in made["notes"]:
-        file.write(f"note: {note}\n")
+    total = made["total"]
     steps = filled(made.get("by_time", ()), made.get("step", "day"))
     if len(steps) > 1:
         file.write("\n")
@@ -55,16 +56,38 @@ def show(made: Report, source: str, file: TextIO, by: tuple[str, ...] = ()) -> N
     for name in NAMES:
         rows = made.get(f"by_{name}", ())
         if rows and (name in by or len(rows) > 1 or name == "model"):
-            heading(file, f"by {name}")
-            print_rows(file, (name, *COLUMNS), [cells(row[name] or WITHOUT[name], row) for row in rows[:_MOST_ROWS]])
-            if len(rows) > _MOST_ROWS:
-                file.write(f"… {len(rows) - _MOST_ROWS} more (--format json has all)\n")
+            print_groups(rows, name, COLUMNS, cells, file)
     if set(by) & {"hour", "day"}:
-        heading(file, f"by {made['step']} (UTC)")
-        shown = made["by_time"][-_MOST_TIMES:]
-        print_rows(file, (made["step"], *COLUMNS), [cells(row["time"].replace("T", " "), row) for row in shown])
-        if len(shown) < len(made["by_time"]):
-            file.write(f"… {len(made['by_time']) - len(shown)} before (--format json has all)\n")
+        print_times(made["by_time"], made["step"], COLUMNS, cells, _MOST_TIMES, file)
+
+
+def print_span(made: Mapping[str, Any], source: str, file: TextIO) -> bool:
+    """How many exchanges there are and of when, and what is to be noted of them. False when there are none."""
+    requests = made["total"]["requests"]
+    if not requests:
+        file.write(f"{source}: no exchanges in this selection\n")
+        return False
+    file.write(f"{source}: {count(requests)} requests, {made['first']} to {made['last']} (UTC)\n")
+    for note in made["notes"]:
+        file.write(f"note: {note}\n")
+    return True
+
+
+def print_groups(rows: Sequence[Row], name: str, columns: Sequence[str], cells: Cells, file: TextIO) -> None:
+    """The table by model, key or backend (`name`), its first rows."""
+    heading(file, f"by {name}")
+    print_rows(file, (name, *columns), [cells(row[name] or WITHOUT[name], row) for row in rows[:_MOST_ROWS]])
+    if len(rows) > _MOST_ROWS:
+        file.write(f"… {len(rows) - _MOST_ROWS} more (--format json has all)\n")
+
+
+def print_times(rows: Sequence[Row], step: str, columns: Sequence[str], cells: Cells, most: int, file: TextIO) -> None:
+    """The table by hour or day (`step`), its last `most` rows."""
+    heading(file, f"by {step} (UTC)")
+    shown = rows[-most:]
+    print_rows(file, (step, *columns), [cells(row["time"].replace("T", " "), row) for row in shown])
+    if len(shown) < len(rows):
+        file.write(f"… {len(rows) - len(shown)} before (--format json has all)\n")
 
 
 def _summary(total: dict[str, Any], file: TextIO) -> None:

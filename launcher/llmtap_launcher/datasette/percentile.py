@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sqlite3
 from array import array
-from collections.abc import Mapping
 
 import orjson
 
@@ -39,12 +38,20 @@ class Percentile:
         return latency.interpolate(sorted(self._values), self._p)
 
 
-class HistPercentile:
-    """The aggregate `hist_percentile(bucket, n, p)` over rows of `latency_hist`: buckets of any hours, models, keys added up."""
+class _OfBuckets:
+    """An aggregate that adds buckets up."""
 
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}
         self._p: float | None = None
+
+    def finalize(self) -> float | None:
+        found = latency.percentile(self._counts, self._p) if self._p is not None else None
+        return None if found is None else float(f"{found:.4g}")  # it knows no more
+
+
+class HistPercentile(_OfBuckets):
+    """The aggregate `hist_percentile(bucket, n, p)` over rows of `latency_hist`: buckets of any hours, models, keys added up."""
 
     def step(self, bucket: int | None, n: int | None, p: float) -> None:
         if self._p is None:
@@ -52,16 +59,9 @@ class HistPercentile:
         if bucket is not None and n is not None:
             self._counts[bucket] = self._counts.get(bucket, 0) + n
 
-    def finalize(self) -> float | None:
-        return _shown(self._counts, self._p)
 
-
-class DigestPercentile:
+class DigestPercentile(_OfBuckets):
     """The aggregate `digest_percentile(json, metric, p)` over rows of `digests`: a few rows instead of a histogram's many."""
-
-    def __init__(self) -> None:
-        self._counts: dict[int, int] = {}
-        self._p: float | None = None
 
     def step(self, digest: str | None, metric: str, p: float) -> None:
         if self._p is None:
@@ -70,14 +70,6 @@ class DigestPercentile:
             for bucket, n in orjson.loads(digest).get(metric, {}).items():
                 number = int(bucket)
                 self._counts[number] = self._counts.get(number, 0) + n
-
-    def finalize(self) -> float | None:
-        return _shown(self._counts, self._p)
-
-
-def _shown(counts: Mapping[int, int], p: float | None) -> float | None:
-    found = latency.percentile(counts, p) if p is not None else None
-    return None if found is None else float(f"{found:.4g}")  # it knows no more
 
 
 def register(conn: sqlite3.Connection) -> None:
