@@ -54,7 +54,7 @@ class Attempts:
         self._taken: Callable[[Exception], None] | None = None
         self._abandoned = False
         self._overdue = False
-        self.watch = Watch(self._lane.loop, plan.total_s, self._expired)
+        self.watch = Watch(self._lane.loop, plan.total_s, self._expired, self._lane.ticked_from_s)
 
     @property
     def drains(self) -> bool:

@@ -204,7 +204,8 @@ class ClientConnection(asyncio.Protocol):
             self._refuse(inbound, inbound.refusal)
             return
         relay = self._relay = Relay(self, inbound)
-        self.lane.serve(relay.run())
+        # eager in mitmproxy: when this returns it has run to its first wait
+        relay.task = self.lane.loop.create_task(relay.run())
 
     def _refuse(self, inbound: Inbound, error: ApiError) -> None:
         """Answer what never became a flow: stock mitmproxy fires no hooks for an unreadable head either."""
@@ -303,7 +304,7 @@ class ClientConnection(asyncio.Protocol):
                     self.transport.abort()
             return
         if self._relay is not None:
-            self._relay.tick()
+            self._relay.tick(now)
         if self.write_paused and self._stalled(self.transport.get_write_buffer_size(), now, limits.write_timeout_s):
             self.transport.abort()
         elif self._read_paused and hung_up(self.transport.get_extra_info("socket")):

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import ssl
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from mitmproxy import http
@@ -25,6 +25,7 @@ from llmtap.lane.limits import LaneLimits
 from llmtap.lane.listener import Listener, bind, server_tls
 from llmtap.lane.pool import Pool
 from llmtap.lane.refusals import Crowded
+from llmtap.lane.relay import Relay
 from llmtap.lane.upload import Upload
 
 log = logging.getLogger("llmtap.lane")
@@ -33,6 +34,8 @@ Failing = Callable[[http.HTTPFlow, ApiError], None]
 LastWords = Callable[[http.HTTPFlow, ApiError, bytes], bytes]
 Uploading = Callable[[http.HTTPFlow, Upload], Awaitable[None] | None]
 Upstream = tuple[str, str, int]  # scheme, host, port
+#: a time limit of so many ticks may be late by one: 5 %
+_TICKED = 20
 
 
 class Plans(Protocol):
@@ -76,7 +79,7 @@ class Lane:
         self.draining = False  # no more listeners, no more connections
         self._tasks: set[asyncio.Future[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._alone: set[object] = set()  # exchanges without a client
+        self._alone: set[Relay] = set()  # exchanges without a client
         self._moved: asyncio.Future[None] | None = None
 
     # ---- settings
@@ -169,7 +172,7 @@ class Lane:
             mitm.forget_connection(proxyserver, client.conn.id)
         self._tell()
 
-    def goes_on(self, exchange: object, running: bool) -> None:
+    def goes_on(self, exchange: Relay, running: bool) -> None:
         """An exchange runs although its client has left, and may end; or it has ended."""
         if running:
             self._alone.add(exchange)
@@ -193,19 +196,19 @@ class Lane:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    def serve(self, exchange: Coroutine[None, None, None]) -> None:
-        """Run an exchange. Eager in mitmproxy: when this returns it has run to its first wait."""
-        task = self.loop.create_task(exchange)
-        if not task.done():
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+    @property
+    def ticked_from_s(self) -> float:
+        """Times from here on need no timer of their own: a tick more is no matter."""
+        return _TICKED * self.limits.tick_s
 
     def _tick(self) -> None:
         now = self.loop.time()
         self.pool.sweep(now)
         for client in list(self._clients):
             client.tick(now)
-        busy = self._clients or self.pool.idle_count or any(not known.closed for known in self._listeners)
+        for exchange in list(self._alone):
+            exchange.tick(now)
+        busy = self._clients or self._alone or self.pool.idle_count or any(not known.closed for known in self._listeners)
         self._timer = self.loop.call_later(self.limits.tick_s, self._tick) if busy else None
 
     # ---- answers

@@ -40,6 +40,7 @@ log = logging.getLogger("llmtap.lane")
 class Relay:
     """Serves one `Inbound`. The connection tells it what happens to the client: `client_gone`, `client_full`, `client_ready`."""
 
+    task: asyncio.Task[None] | None = None  # that runs it: the loop itself holds tasks weakly
     _plan: Plan | None = None
     _attempts: Attempts | None = None
     _tunnel: Tunnel | None = None
@@ -226,8 +227,10 @@ class Relay:
         if pieces.writer is not None:
             self._out.finish(pieces.writer, tail, response.data.trailers)
 
-    def tick(self) -> None:
-        """Looked over with its connection: nobody tells of a kill, and what streams may be watched."""
+    def tick(self, now: float) -> None:
+        """Looked over with its connection: nobody tells of a kill or of a long time that is up, and what streams may be watched."""
+        if self._attempts is not None:
+            self._attempts.watch.tick(now)
         if self._flow.error is not None and not self._ended:
             if self._upload is not None:
                 self._upload.fail(Killed())
@@ -418,6 +421,8 @@ class Relay:
             return
         self._gone = True
         self._out.keep = False
+        if self.task is not None:
+            self._lane.background(self.task)  # held by the connection until now
         if self._pieces is not None:
             self._pieces.mute = True
         if self._upload is not None:

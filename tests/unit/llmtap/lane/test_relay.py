@@ -269,7 +269,9 @@ async def test_the_end_of_the_process_ends_a_held_request() -> None:
         peer = await lane.connect()
         peer.send(post(b"{}"))
         await lane.rec.seen("request")
-        (task,) = lane.lane._tasks
+        (client,) = lane.lane._clients
+        assert client._relay is not None and client._relay.task is not None
+        task = client._relay.task
         task.cancel()
         await asyncio.wait_for(asyncio.wait([task]), 10)
         assert task.done() and lane.rec.events.count("error") == 1 and not lane.rec.flows[0].intercepted

@@ -38,10 +38,10 @@ class Clock(asyncio.SelectorEventLoop):
         return sum(not t.cancelled() for t in self.timers)
 
 
-def make(total: float = 0.0) -> tuple[Clock, Watch, list[Limit]]:
+def make(total: float = 0.0, ticked_from_s: float = float("inf")) -> tuple[Clock, Watch, list[Limit]]:
     loop = Clock()
     expired: list[Limit] = []
-    watch = Watch(loop, total, expired.append)
+    watch = Watch(loop, total, expired.append, ticked_from_s)
     loop.close()
     return loop, watch, expired
 
@@ -94,3 +94,36 @@ def test_no_limits_no_timer_and_stop_leaves_none() -> None:
     watch.stop()
     loop.advance(10)
     assert expired == [] and loop.pending == 0
+
+
+def test_long_times_have_no_timer_and_end_at_a_tick() -> None:
+    loop, watch, expired = make(total=100, ticked_from_s=20)
+    watch.phase("first_byte", 30)
+    assert loop.pending == 0
+    watch.tick(loop.now + 29.9)
+    assert expired == []
+    watch.tick(loop.now + 30)
+    watch.tick(loop.now + 31)
+    assert expired == ["first_byte"]  # told once
+    watch.phase("idle", 0)
+    watch.tick(loop.now + 99.9)
+    watch.tick(loop.now + 100)
+    watch.tick(loop.now + 101)
+    assert expired == ["first_byte", "total"]
+
+
+def test_short_times_have_a_timer_beside_long_ones() -> None:
+    loop, watch, expired = make(total=100, ticked_from_s=20)
+    watch.phase("first_byte", 5)
+    assert loop.pending == 1
+    watch.tick(loop.now + 6)  # not the tick's to end
+    assert expired == []
+    loop.advance(4)
+    watch.touched = loop.now
+    loop.advance(4)
+    assert expired == []
+    watch.phase("idle", 30)  # its time is looked at when the timer is due, and left to the ticks
+    loop.advance(5)
+    assert expired == [] and loop.pending == 0
+    watch.tick(loop.now + 30)
+    assert expired == ["idle"]
