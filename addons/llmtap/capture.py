@@ -16,7 +16,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from mitmproxy import http
 from ulid import ULID
@@ -103,10 +102,10 @@ class Capture:
             mode = self._begun.pop(ex.uid)
         if mode == "off":
             return
-        finished = ex.finished or ex.started
+        started, finished, first, overhead = ex.started, ex.finished, ex.first_content, ex.overhead_s
         end = End(
             uid=ex.uid,
-            at_us=ex.started_us + round((finished - ex.started) * 1e6),
+            at_us=ex.started_us if finished is None else ex.started_us + round((finished - started) * 1e6),
             outcome=ex.outcome,
             status=ex.status,
             error_type=ex.error_type or (ex.summary.error_type if ex.summary else None),
@@ -117,15 +116,19 @@ class Capture:
             content_type=ex.content_type or None,
             summary=ex.summary,
             body=ex.reply_body,
-            queue_ms=_ms(ex.queue_s),
-            ttft_ms=_ms(ex.ttft_s),
-            duration_ms=_ms(ex.duration_s),
-            overhead_ms=_ms(ex.overhead_s),
+            queue_ms=round(ex.queue_s * 1000, 3),
+            ttft_ms=None if first is None else round((first - started) * 1000, 3),
+            duration_ms=None if finished is None else round((finished - started) * 1000, 3),
+            overhead_ms=None if overhead is None else round(overhead * 1000, 3),
             chunks=ex.chunks,
             response_bytes=ex.reply_bytes,
-            **_beyond(ex),
             deltas=ex.deltas if self._timings and ex.deltas else None,
         )
+        if ex.upload is not None:
+            end.request_bytes = ex.upload.received
+        elif ex.socket is not None:
+            end.request_bytes, end.messages = ex.socket.received, ex.socket.messages or None
+            end.messages_dropped = ex.socket.dropped or None
         self.sink.write_end(end if mode == "full" else _numbers(end))
 
     def _begin(self, ex: Exchange) -> None:
@@ -217,21 +220,3 @@ def _numbers(end: End) -> End:
     if bare.summary is not None:
         bare.summary = replace(bare.summary, error_message=None)
     return bare
-
-
-def _beyond(ex: Exchange) -> dict[str, Any]:
-    """What only uploads and websockets have."""
-    if ex.upload is not None:
-        return {"request_bytes": ex.upload.received}
-    if ex.socket is not None:
-        socket = ex.socket
-        return {
-            "request_bytes": socket.received,
-            "messages": socket.messages or None,
-            "messages_dropped": socket.dropped or None,
-        }
-    return {}
-
-
-def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds * 1000, 3)

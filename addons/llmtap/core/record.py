@@ -4,13 +4,14 @@ The spool is the only hand-over from whoever captures (gateway, in-process clien
 are a published format: fields are only ever added. Times are microseconds since the epoch (`*_us`), durations
 milliseconds (`*_ms`), sizes bytes. Bodies are embedded as received: JSON as JSON (bytes spliced in, not re-serialised),
 anything else as `{"text": ...}` or `{"base64": ...}`. Headers that carry secrets have no field to be in.
+
+None of them has slots: orjson and `_plain` read a record's `__dict__` in a quarter of the time.
 """
 
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass, field, fields
-from operator import attrgetter
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import orjson
@@ -21,7 +22,7 @@ Outcome = Literal["open", "ok", "cached", "client_abort", "upstream_error", "tim
 UsageSource = Literal["upstream", "estimated", "none"]
 
 
-@dataclass(slots=True)
+@dataclass
 class Usage:
     """Token counts of one exchange. `source` says who counted."""
 
@@ -32,7 +33,7 @@ class Usage:
     source: UsageSource = "none"
 
 
-@dataclass(slots=True)
+@dataclass
 class ToolCall:
     """One tool call, its streamed fragments merged. `arguments` is the raw text the model wrote."""
 
@@ -43,7 +44,7 @@ class ToolCall:
     arguments: str = ""
 
 
-@dataclass(slots=True)
+@dataclass
 class Choice:
     """One choice of a reply, its deltas merged. Text completions have only `content`."""
 
@@ -56,7 +57,7 @@ class Choice:
     finish_reason: str | None = None
 
 
-@dataclass(slots=True)
+@dataclass
 class Summary:
     """What a decoder understood of a reply. `complete`: the protocol's own end was seen ([DONE], done:true, a whole body)."""
 
@@ -70,7 +71,7 @@ class Summary:
     meta: dict[str, Any] = field(default_factory=dict)  # small extras: system_fingerprint, timings, metrics ...
 
 
-@dataclass(slots=True)
+@dataclass
 class Begin:
     """What was asked. `body` is the request as received; None: there was none, or it was dropped (`body_dropped` says why)."""
 
@@ -96,7 +97,7 @@ class Begin:
     body_dropped: str | None = None  # disk_full | too_large | opted_out | streamed (sent on as it came; its size is in `End`)
 
 
-@dataclass(slots=True)
+@dataclass
 class End:
     """What came of it: outcome, timings, usage and the merged reply (or, when there is no decoder, the raw body up to a cap)."""
 
@@ -152,18 +153,15 @@ def body_bytes(stored: dict[str, Any] | None) -> bytes | None:
     return base64.b64decode(stored["base64"])
 
 
-_BODY = frozenset(("body", "body_is_json"))
-_NAMES = {cls: tuple(f.name for f in fields(cls) if f.name not in _BODY) for cls in (Begin, End)}
-_VALUES = {cls: attrgetter(*names) for cls, names in _NAMES.items()}
 _KIND = {Begin: "begin", End: "end"}
 
 
 def _plain(record: Begin | End) -> dict[str, Any]:
-    cls = type(record)
-    out: dict[str, Any] = {"v": VERSION, "t": _KIND[cls]}
-    for name, value in zip(_NAMES[cls], _VALUES[cls](record), strict=True):
+    out: dict[str, Any] = {"v": VERSION, "t": _KIND[type(record)]}
+    for name, value in record.__dict__.items():
         if value is not None:
             out[name] = value
+    del out["body_is_json"]
     if record.body is not None:
         out["body"] = _body(record.body, record.body_is_json)
     return out

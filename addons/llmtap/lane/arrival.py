@@ -34,6 +34,11 @@ class Arrival:
             if inbound.continue_expected:
                 self._client.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             await self._wait()
+        self.put(flow)
+
+    def put(self, flow: http.HTTPFlow) -> None:
+        """`read` for a body that is here already, or will never be. Raises the same."""
+        inbound = self._inbound
         if inbound.refusal is not None:
             raise inbound.refusal
         if inbound.overflow:

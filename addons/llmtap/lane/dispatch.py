@@ -32,12 +32,19 @@ class Dispatcher:
     def __init__(self, addons: AddonManager) -> None:
         self._addons = addons
         self._cache: dict[str, Groups] = {}
-        mitm.on_addons_changed(addons, self._cache.clear)
+        self._only: dict[str, mitm.Hook] = {}  # where just one listens, as in a gateway without mitmproxy's own tools
+        mitm.on_addons_changed(addons, self._forget)
+
+    def _forget(self) -> None:
+        self._cache.clear()
+        self._only.clear()
 
     def _hooks(self, name: str) -> Groups:
         found = self._cache.get(name)
         if found is None:
             found = self._cache[name] = mitm.hooks_of(self._addons, name)
+            if len(found) == 1 and len(found[0]) == 1:
+                self._only[name] = found[0][0]
         return found
 
     def fire(self, name: str, data: Any) -> Awaitable[None] | None:
@@ -59,9 +66,20 @@ class Dispatcher:
 
     def fire_flow(self, name: str, flow: Flow) -> Awaitable[None] | None:
         """`fire` for a flow: then comes the `update` hook, and a held flow waits."""
-        waiting = self.fire(name, flow)
-        if waiting is not None:
-            return waiting  # and the rest comes in `_rest`
+        only = self._only.get(name)
+        if only is not None:  # four times a request
+            try:
+                waiting = only(flow)
+            except Exception as error:
+                waiting = None
+                if not isinstance(error, exceptions.AddonHalt):
+                    _log(error)
+            if waiting is not None and inspect.isawaitable(waiting):
+                return self._rest(waiting, (), (), flow)
+        else:
+            waiting = self.fire(name, flow)
+            if waiting is not None:
+                return waiting  # and the rest comes in `_rest`
         updates = self._cache.get("update")
         if flow.intercepted or updates is None or updates:
             return self._after(flow)

@@ -93,13 +93,16 @@ def response(status: int, reason: bytes, version: bytes, fields: Fields, at: flo
     return made
 
 
+#: a random hexadecimal digit → one of the four that a UUID has there
+_VARIANT = {digit: "89ab"[value & 3] for value, digit in enumerate("0123456789abcdef")}
+
+
 def flow(client: Client, server: Server, request: http.Request, at: float) -> http.HTTPFlow:
     """A live flow of `request`, created `at` (epoch seconds)."""
-    bits = f"{getrandbits(128):032x}"
+    bits = f"{getrandbits(128):032x}"  # a random UUID (version 4); uuid.uuid4() takes four times as long
     made: http.HTTPFlow = object.__new__(http.HTTPFlow)
     made.__dict__ = {
-        # a random UUID (version 4); uuid.uuid4() takes four times as long
-        "id": f"{bits[:8]}-{bits[8:12]}-4{bits[13:16]}-{'89ab'[int(bits[16], 16) & 3]}{bits[17:20]}-{bits[20:]}",
+        "id": f"{bits[:8]}-{bits[8:12]}-4{bits[13:16]}-{_VARIANT[bits[16]]}{bits[17:20]}-{bits[20:]}",
         "client_conn": client,
         "server_conn": server,
         "live": True,

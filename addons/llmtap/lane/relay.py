@@ -125,7 +125,10 @@ class Relay:
         if flow.response is None:
             if flow.request.stream and await self._streamed(flow):
                 return
-            await self._arrival.read(flow)
+            if self._inbound.complete:
+                self._arrival.put(flow)
+            else:
+                await self._arrival.read(flow)
             if (waiting := self._fire("request", flow)) is not None:
                 await waiting
             self._check(flow)
@@ -193,8 +196,17 @@ class Relay:
             watch.phase("idle", plan.idle_s)
         if flow.response.stream:
             await self._stream(flow, attempts, upstream)
-        else:
-            await self._buffer(flow, attempts, upstream)
+            return
+        content = reply.take() if reply.complete else await self._collect(flow, attempts, upstream)
+        if len(content) > self._lane.limits.max_reply_bytes:
+            raise UpstreamFailed(TOO_LARGE)
+        response = flow.response
+        response.data.content = content
+        response.data.timestamp_end = time.time()
+        if reply.trailers:
+            response.data.trailers = mitm.headers(tuple(reply.trailers))
+        self._release()
+        await self._send_whole(flow)
 
     async def _stream(self, flow: http.HTTPFlow, attempts: Attempts, upstream: Upstream) -> None:
         response = cast(http.Response, flow.response)
@@ -228,7 +240,7 @@ class Relay:
             self._out.finish(pieces.writer, tail, response.data.trailers)
 
     def tick(self, now: float) -> None:
-        """Looked over with its connection: nobody tells of a kill or of a long time that is up, and what streams may be watched."""
+        """Looked over with its connection: nobody tells of a kill or of a long time that is up; what streams may be watched."""
         if self._attempts is not None:
             self._attempts.watch.tick(now)
         if self._flow.error is not None and not self._ended:
@@ -241,33 +253,19 @@ class Relay:
         elif self._pieces is not None and self._pieces.unseen:
             self._pieces.show()
 
-    async def _buffer(self, flow: http.HTTPFlow, attempts: Attempts, upstream: Upstream) -> None:
+    async def _collect(self, flow: http.HTTPFlow, attempts: Attempts, upstream: Upstream) -> bytes:
+        """The body of a response that is not streamed and of which not all is here."""
         content = upstream.reply.take()
         most = self._lane.limits.max_reply_bytes
-        if not upstream.reply.complete:
-            collected = Collected(flow, attempts.watch, self._lane.loop.time, self._fail_upstream, most)
-            if content:
-                collected(content)
-            upstream.sink = collected
-            try:
-                await upstream.end()
-            except Failure as failure:
-                raise attempts.failed(failure) from None
-            content = collected.content()
-        elif len(content) > most:
-            raise UpstreamFailed(TOO_LARGE)
-        response = cast(http.Response, flow.response)
-        response.data.content = content
-        response.data.timestamp_end = time.time()
-        if upstream.reply.trailers:
-            response.data.trailers = mitm.headers(tuple(upstream.reply.trailers))
-        self._release()
-        self._check(flow)
-        self._ended = True
-        if (waiting := self._fire("response", flow)) is not None:
-            await waiting
-        self._check(flow)
-        self._out.send_whole(cast(http.Response, flow.response))
+        collected = Collected(flow, attempts.watch, self._lane.loop.time, self._fail_upstream, most)
+        if content:
+            collected(content)
+        upstream.sink = collected
+        try:
+            await upstream.end()
+        except Failure as failure:
+            raise attempts.failed(failure) from None
+        return collected.content()
 
     # ---- a websocket
 
@@ -336,6 +334,11 @@ class Relay:
             await self._generate(flow, response, self._plan.body)
             return
         response.data.timestamp_end = time.time()
+        await self._send_whole(flow)
+
+    async def _send_whole(self, flow: http.HTTPFlow) -> None:
+        """The last hook, and a response that is here to its end."""
+        self._check(flow)
         self._ended = True
         if (waiting := self._fire("response", flow)) is not None:
             await waiting

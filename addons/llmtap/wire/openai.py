@@ -223,7 +223,10 @@ def plain_chat(body: bytes) -> Summary | None:
 
 
 def _says_more(members: dict[str, Any], known: frozenset[str]) -> bool:
-    return not known.issuperset(members) and any(v is not None and name not in known for name, v in members.items())
+    for name, value in members.items():  # noqa: SIM110 (a generator costs three times as much)
+        if value is not None and name not in known:
+            return True
+    return False
 
 
 def _calls(parts: Parts, fragments: Any, whole: bool) -> bool:

@@ -10,7 +10,7 @@ from llmtap.wire.values import integer
 
 def _detail(usage: dict[str, Any], group: str, name: str) -> int | None:
     details = usage.get(group)
-    return integer(details.get(name)) if type(details) is dict else None
+    return integer(details.get(name)) if details and type(details) is dict else None
 
 
 def _usage(prompt: int | None, completion: int | None, cached: int | None, reasoning: int | None) -> Usage | None:
@@ -29,12 +29,12 @@ def openai_usage(usage: Any) -> Usage | None:
     prompt, completion = integer(usage.get("prompt_tokens")), integer(usage.get("completion_tokens"))
     if prompt is None and completion is None:
         prompt = integer(usage.get("total_tokens"))
-    return _usage(
-        prompt,
-        completion,
-        _detail(usage, "prompt_tokens_details", "cached_tokens"),
-        _detail(usage, "completion_tokens_details", "reasoning_tokens"),
-    )
+    cached = reasoning = None
+    if "prompt_tokens_details" in usage:
+        cached = _detail(usage, "prompt_tokens_details", "cached_tokens")
+    if "completion_tokens_details" in usage:
+        reasoning = _detail(usage, "completion_tokens_details", "reasoning_tokens")
+    return _usage(prompt, completion, cached, reasoning)
 
 
 def responses_usage(usage: Any) -> Usage | None:

@@ -12,9 +12,11 @@ _MAX_EXTRA = 4096
 
 def integer(value: Any) -> int | None:
     """A count: an integer from 0 to 2**53, also when written as `12.0`. None for anything else."""
+    if type(value) is int:
+        return value if 0 <= value <= _MAX_INT else None
     if type(value) is float and value.is_integer():
-        value = int(value)
-    return value if type(value) is int and 0 <= value <= _MAX_INT else None
+        return integer(int(value))
+    return None
 
 
 def number(value: Any) -> float | None:
