@@ -18,11 +18,17 @@ class Bad:
     size: int
 
 
-def frame(json: bytes) -> bytes:
-    """The line of a record. Raises ValueError for bytes that hold a line feed: they would read back as two bad lines."""
+def header(json: bytes) -> bytes:
+    """What stands before the JSON of a record. Raises ValueError for bytes that hold a line feed: they would read back as two
+    bad lines."""
     if b"\n" in json:
         raise ValueError("a spool record is one line: no line feed inside")
-    return b"%08x %d %s\n" % (crc32(json), len(json), json)
+    return b"%08x %d " % (crc32(json), len(json))
+
+
+def frame(json: bytes) -> bytes:
+    """The line of a record. Raises ValueError as `header`."""
+    return b"%b%b\n" % (header(json), json)
 
 
 def unframe(line: bytes) -> bytes | Bad:

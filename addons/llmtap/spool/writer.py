@@ -1,4 +1,4 @@
-"""Appends records to segment files: one `os.write` a record, so that a killed worker leaves whole records.
+"""Appends records to segment files: one write a record, so that a killed worker leaves whole records.
 
 What a return from `append` promises: the record is in the kernel, it survives the death of this process. It survives a
 power cut once `sync()` has run, which is meant for a thread (every 500 ms): a disk may take its time, an event loop not.
@@ -11,11 +11,11 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llmtap.core.errors import SpoolError
-from llmtap.spool.frame import frame
+from llmtap.spool.frame import header
 from llmtap.spool.segment import Segment, lock, parse_name, scan
 
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -23,6 +23,8 @@ _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _LOOK_S = 0.02
 #: full segments kept open until `sync()` has flushed them; beyond that the kernel flushes them in its own time
 _MAX_RETIRED = 4
+#: a longer record is written from where it is: copying it would cost more than a system call with three parts does
+_LONG = 32_768
 
 
 def spool_error(directory: Path, error: OSError) -> SpoolError:
@@ -58,6 +60,7 @@ class SegmentWriter:
         segment_bytes: int,
         *,
         write: Callable[[int, bytes], int] = os.write,
+        writev: Callable[[int, Sequence[bytes]], int] = os.writev,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         first = Segment(worker, boot, 1)
@@ -67,7 +70,7 @@ class SegmentWriter:
         self.worker = worker
         self.boot = boot
         self._segment_bytes = segment_bytes
-        self._write = write
+        self._write, self._writev = write, writev
         self._clock = clock
         self._look_at = 0.0
         self._guard = threading.Lock()  # held for moments, never over a disk access: the loop takes it too
@@ -91,13 +94,16 @@ class SegmentWriter:
 
     def append(self, json: bytes) -> int:
         """Writes one record and returns its bytes on disk. All or nothing: SpoolError means that nothing was kept."""
-        line = frame(json)
-        size = self._size + len(line)
-        if size > self._segment_bytes or self._clock() >= self._look_at or self._reopen:
-            self._ready(len(line))
+        head = header(json)
+        size = len(head) + len(json) + 1
+        if self._size + size > self._segment_bytes or self._clock() >= self._look_at or self._reopen:
+            self._ready(size)
         try:
-            written = self._write(self._fd, line)
-            if written < len(line):
+            if size < _LONG:
+                written = self._write(self._fd, head + json + b"\n")
+            else:
+                written = self._writev(self._fd, (head, json, b"\n"))
+            if written < size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # how a full disk shows first
         except OSError as error:
             self._take_back()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,9 @@ class Disk:
             return os.write(fd, data[: self.largest])
         return os.write(fd, data)
 
+    def writev(self, fd: int, parts: Sequence[bytes]) -> int:
+        return self.write(fd, b"".join(parts))
+
 
 class Clock:
     now = 0.0
@@ -60,7 +63,7 @@ def make(tmp_path: Path, disk: Disk, clock: Clock) -> Iterator[Make]:
     made: list[SpoolSink] = []
 
     def build(**kwargs: Any) -> SpoolSink:
-        writer = partial(SegmentWriter, write=disk.write, clock=clock)
+        writer = partial(SegmentWriter, write=disk.write, writev=disk.writev, clock=clock)
         made.append(SpoolSink(tmp_path, "w0", "b", clock=clock, wall_us=lambda: 42, writer=writer, **kwargs))
         return made[-1]
 

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -92,6 +92,27 @@ def test_closing_lets_go_of_the_lock_and_removes_an_empty_file(tmp_path: Path) -
         assert free
     SegmentWriter(tmp_path, "idle", "b", 10).close()
     assert [s.worker for s in scan(tmp_path)] == ["w", "w"]
+
+
+def test_a_long_record_is_framed_like_any_other_and_as_whole(tmp_path: Path) -> None:
+    room = 1 << 20
+
+    def tight(fd: int, parts: Sequence[bytes]) -> int:
+        return os.write(fd, b"".join(parts)[: max(0, room - os.fstat(fd).st_size)])
+
+    writer = SegmentWriter(tmp_path, "w", "b", 10_000_000)
+    long = [b'{"n":"%s"}' % (b"x" * size) for size in (32_700, 32_768, 40_000, 1_000_000)]
+    assert [writer.append(json) for json in long] == [len(frame(json)) for json in long]
+    assert writer.path.read_bytes() == b"".join(map(frame, long))
+    with pytest.raises(ValueError, match="no line feed"):
+        writer.append(b"x\n" * 50_000)
+    writer.close()
+    small = SegmentWriter(tmp_path, "w", "c", 10_000_000, writev=tight)
+    small.append(long[-1])
+    with pytest.raises(SpoolError, match="No space left"):
+        small.append(long[-1])
+    assert small.path.read_bytes() == frame(long[-1])
+    small.close()
 
 
 def test_a_short_write_is_taken_back(tmp_path: Path) -> None:
