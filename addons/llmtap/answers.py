@@ -50,7 +50,7 @@ def own_headers(headers: http.Headers, ex: Exchange) -> None:
     own = [
         (b"x-request-id", ex.client_request_id.encode("ascii")),
         (b"x-llmtap-cache", ex.cache.encode()),
-        (b"x-llmtap-queue-ms", b"%.1f" % (ex.queue_s * 1000)),
+        (b"x-llmtap-queue-ms", b"%.1f" % (ex.queue_s * 1000)) if ex.queue_s else _AT_ONCE,
         (b"x-llmtap-attempts", b"%d" % ex.attempts),
     ]
     if ex.backend is not None:
@@ -63,6 +63,7 @@ def own_headers(headers: http.Headers, ex: Exchange) -> None:
         readable_by(headers, ex.cors_origin)
 
 
+_AT_ONCE = (b"x-llmtap-queue-ms", b"0.0")
 _OWN = frozenset(
     (
         *(b"x-request-id", b"x-llmtap-backend", b"x-llmtap-cache", b"x-llmtap-queue-ms", b"x-llmtap-attempts"),

@@ -58,7 +58,7 @@ class Endpoints:
 
     def answer(self, request: http.Request, path: str, models: frozenset[str] | None = None) -> http.Response | None:
         """Our own response for this request, or None when the path is not ours. `models`: those the client may see."""
-        if request.method not in ("GET", "HEAD") or not self._quick(path):
+        if not self._quick(path) or request.method not in ("GET", "HEAD"):
             return None
         if path == "/v1/models":
             status, content_type, body = _models_answer(self._models(models))
@@ -73,8 +73,8 @@ class Endpoints:
     def later(self, request: http.Request, path: str) -> Callable[[], Awaitable[http.Response]] | None:
         """The same for what is made in a thread or asked of others: a function that makes the response."""
         exposition = self._exposition
-        handler = self._slow.get(path) if request.method in ("GET", "HEAD") and exposition is not None else None
-        if handler is None or exposition is None:
+        handler = self._slow.get(path) if exposition is not None else None
+        if handler is None or exposition is None or request.method not in ("GET", "HEAD"):
             return None
 
         async def respond() -> http.Response:

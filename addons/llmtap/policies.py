@@ -85,7 +85,8 @@ class Policies:
     @property
     def before_routing(self) -> list[Any]:
         """Steps between the parsing of a body and the choice of a backend."""
-        return [addon for addon in (self.auth, self.filters) if addon is not None]
+        limited = any(key.models is not None or key.max_concurrency is not None for key in self._config.auth.keys)
+        return [addon for addon in (self.auth if limited else None, self.filters) if addon is not None]
 
     @property
     def after_routing(self) -> list[Any]:

@@ -30,6 +30,7 @@ from llmtap.wire.rename import with_model, with_query_model
 _OURS: dict[bytes, bytes | None] = dict.fromkeys(
     (b"x-llmtap-tags", b"x-llmtap-metadata", b"x-llmtap-cache", b"x-llmtap-capture", b"x-session-id")
 )
+_OURS[b"accept-encoding"] = b"identity"  # what comes back must be readable by the decoders
 #: answers that the lane itself counts as failures
 _COUNTED = (502, 503, 504)
 _DOUBTFUL = ("failing", "trial")
@@ -260,8 +261,8 @@ def _rename(flow: http.HTTPFlow, ex: Exchange, model: str) -> None:
 def _prepare(flow: http.HTTPFlow, ex: Exchange, target: Target) -> None:
     data = flow.request.data
     headers = ex.headers(flow.request)
-    # what comes back must be readable by the decoders
-    changes = _OURS | {b"accept-encoding": b"identity", b"x-request-id": ex.client_request_id.encode("ascii")}
+    changes = _OURS.copy()
+    changes[b"x-request-id"] = ex.client_request_id.encode("ascii")
     if target.headers:
         # the backend has a key of its own: the client's is none of its business
         changes[b"authorization"] = changes[b"x-api-key"] = None

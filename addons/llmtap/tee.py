@@ -154,11 +154,13 @@ class TeeInstaller:
             return
         ex.status = response.data.status_code
         headers = by_name(response.data.headers.fields)
-        ex.content_type = text(headers.get(b"content-type")) or ""
+        content_type = headers.get(b"content-type")
+        if content_type == b"application/json" and b"content-length" in headers:
+            ex.content_type = _JSON
+            return  # it comes whole
+        ex.content_type = text(content_type) or ""
         if ex.cache == "hit":
             return  # understood long ago
-        if ex.content_type == _JSON and b"content-length" in headers:
-            return  # it comes whole
         kind = ex.content_type.partition(";")[0].strip().lower()
         if kind.startswith(_STREAMED) or (ex.stream and b"content-length" not in headers):
             usage_filter = None

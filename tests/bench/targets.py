@@ -87,11 +87,14 @@ def running(
         proc.stop(process)
 
 
+HEADERS = {"content-type": "application/json", "authorization": "Bearer sk-bench"}
+
+
 def answers(target: Target) -> bool:
     body = f'{{"model":"{target.model}","messages":[{{"role":"user","content":"hello"}}],"max_tokens":1}}'
     connection = HTTPConnection("127.0.0.1", target.port, timeout=5)
     try:
-        connection.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
+        connection.request("POST", "/v1/chat/completions", body, HEADERS)
         return connection.getresponse().status == 200
     except OSError:
         return False
@@ -144,6 +147,7 @@ def config(folder: Path, backend: int, port: int) -> Path:
     path.write_text(
         f"""server: {{host: 127.0.0.1, port: {port}}}
 backends: [{{name: fake, url: "http://127.0.0.1:{backend}", max_concurrency: 100000}}]
+auth: {{enabled: true, keys: [{{name: bench, key: sk-bench}}]}}
 capture: {{dir: {folder / "data"}}}
 logging: {{request_log: false}}
 """

@@ -59,6 +59,7 @@ class Lane:
     def __init__(self, master: Master) -> None:
         self.loop = asyncio.get_running_loop()
         self.kinds = HeaderKinds()
+        self.flow_id = mitm.FlowIds()
         self.plans: Plans = Attached[http.HTTPFlow, Plan]("plan")
         self.answer: Answer = plain_answer
         self.failing: Failing = lambda flow, error: None

@@ -79,7 +79,9 @@ class Pool:
         return None
 
     def give_back(self, upstream: Upstream) -> None:
-        idle = self._idle.setdefault(upstream.key, [])
+        idle = self._idle.get(upstream.key)
+        if idle is None:
+            idle = self._idle[upstream.key] = []
         if len(idle) >= self._limits.pool_size:
             upstream.close()
             return

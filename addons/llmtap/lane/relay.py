@@ -70,7 +70,7 @@ class Relay:
         request = mitm.request(host, port, inbound.method, inbound.target, inbound.version, fields, now)
         if client.upstream is not None and client.upstream[0] == "https":
             request.data.scheme = b"https"
-        return mitm.flow(client.conn, client.placeholder, request, now)
+        return mitm.flow(client.conn, client.placeholder, request, now, self._lane.flow_id())
 
     @property
     def reading(self) -> bool:
@@ -121,7 +121,8 @@ class Relay:
     async def _serve(self, flow: http.HTTPFlow) -> None:
         if (waiting := self._fire("requestheaders", flow)) is not None:
             await waiting
-        self._check(flow)
+        if flow.error is not None or self._gone:
+            self._check(flow)
         if flow.response is None:
             if flow.request.stream and await self._streamed(flow):
                 return
@@ -131,7 +132,8 @@ class Relay:
                 await self._arrival.read(flow)
             if (waiting := self._fire("request", flow)) is not None:
                 await waiting
-            self._check(flow)
+            if flow.error is not None or self._gone:
+                self._check(flow)
         self._plan = self._lane.plans.get(flow)
         if flow.response is None:
             await self._forward(flow)

@@ -38,7 +38,9 @@ def test_all_is_off_by_default(metrics: GatewayMetrics) -> None:
 
 def test_what_is_on_and_in_which_order(metrics: GatewayMetrics) -> None:
     sections = {name: {"enabled": True} for name in ("rate_limit", "cache")}
-    on = policies(metrics, auth={"enabled": True, "keys": [KEY]}, server={"cors_origins": ["*"]}, **sections)
+    assert policies(metrics, auth={"enabled": True, "keys": [KEY]}).before_routing == []  # a key that may do anything
+    limited = {"name": "b", "key": "secret-b", "max_concurrency": 2}
+    on = policies(metrics, auth={"enabled": True, "keys": [KEY, limited]}, server={"cors_origins": ["*"]}, **sections)
     assert [step.name for step in on.before_routing] == ["auth"]
     assert [step.name for step in on.after_routing] == ["limits", "cache"]
     assert [step.name for step in on.after_tee] == ["costs", "cache_fill"]

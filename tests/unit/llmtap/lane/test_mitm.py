@@ -58,7 +58,10 @@ def test_a_flow_is_the_one_the_constructor_makes(tmp_path: Any) -> None:
     stock.id, stock.timestamp_created = made.id, 7.0
     assert vars(made) == vars(stock) and made.get_state() == stock.get_state()
     assert uuid.UUID(made.id).version == 4 and str(uuid.UUID(made.id)) == made.id
-    assert len({mitm.flow(client, server, request, 0.0).id for _ in range(1000)}) == 1000
+    ids = mitm.FlowIds(), mitm.FlowIds()
+    made_ids = {mitm.flow(client, server, request, 0.0, one()).id for one in ids for _ in range(1000)}
+    assert len(made_ids | {mitm.flow(client, server, request, 0.0).id}) == 2001
+    assert all(str(uuid.UUID(one)) == one and uuid.UUID(one).version == 4 for one in made_ids)
     gone = weakref.ref(made)
     del made
     gc.collect()
