@@ -59,7 +59,6 @@ class Capture:
             max_body_bytes=config.capture.max_body_kb * 1024 or None,
         )
         self._rules = CaptureRules(config.capture)
-        self._begun: dict[str, Mode] = {}
         self._task: asyncio.Task[None] | None = None
 
     # lifecycle
@@ -96,10 +95,9 @@ class Capture:
             raise CaptureUnavailable("captures cannot be written, and capture.required is set")
 
     def on_finish(self, flow: http.HTTPFlow, ex: Exchange) -> None:
-        mode = self._begun.pop(ex.uid, None)
+        mode = ex.capture
         if mode is None:
-            self._begin(ex)
-            mode = self._begun.pop(ex.uid)
+            mode = self._begin(ex)
         if mode == "off":
             return
         started, finished, first, overhead = ex.started, ex.finished, ex.first_content, ex.overhead_s
@@ -131,13 +129,13 @@ class Capture:
             end.messages_dropped = ex.socket.dropped or None
         self.sink.write_end(end if mode == "full" else _numbers(end))
 
-    def _begin(self, ex: Exchange) -> None:
+    def _begin(self, ex: Exchange) -> Mode:
         mode: Mode = "full"
         if ex.capture_wish is not None or not self._rules.trivial:
             mode = self._rules.mode(ex.capture_wish, ex.key_name, ex.model, ex.session_hint or ex.uid)
-        self._begun[ex.uid] = mode
+        ex.capture = mode
         if mode == "off":
-            return
+            return mode
         dropped = None if ex.upload is None else "streamed"
         self.sink.write_begin(
             Begin(
@@ -163,6 +161,7 @@ class Capture:
                 body_dropped=dropped if mode == "full" else "opted_out",
             )
         )
+        return mode
 
 
 class WriterProcess:

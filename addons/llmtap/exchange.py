@@ -22,6 +22,7 @@ from llmtap.core.ids import new_ulid
 from llmtap.core.plan import Plan
 from llmtap.core.record import Outcome, Summary
 from llmtap.policy.backends import Backend
+from llmtap.policy.capturing import Mode
 from llmtap.policy.keys import Client
 from llmtap.policy.route import Route
 from llmtap.wire.realtime import Realtime
@@ -120,6 +121,10 @@ class Exchange:
     # the end
     outcome: Outcome = "open"
     finished: float | None = None
+    #: the gateway's own share in seconds: from the whole request to its forwarding (waiting in a queue apart), and from the last
+    #: byte of the reply to the end
+    overhead_s: float | None = None
+    capture: Mode | None = None  # how much of it is recorded, once that has begun
     error_type: str | None = None
     error_message: str | None = None
 
@@ -183,6 +188,11 @@ class Exchange:
             return False
         self.outcome = outcome
         self.finished = now
+        forwarded, received, last = self.forwarded, self.received, self.last_chunk
+        if forwarded is not None and received is not None:
+            before = forwarded - received - self.queue_s
+            after = now - last if last is not None else 0.0
+            self.overhead_s = (before if before > 0.0 else 0.0) + (after if after > 0.0 else 0.0)
         return True
 
     # durations in seconds, None while unknown
@@ -195,15 +205,6 @@ class Exchange:
     def ttft_s(self) -> float | None:
         """Time to first token: request head to the first chunk that bore generated content."""
         return None if self.first_content is None else self.first_content - self.started
-
-    @property
-    def overhead_s(self) -> float | None:
-        """The gateway's own share: from the whole request to its forwarding (waiting in a queue apart), and from the
-        last byte of the reply to the end."""
-        if self.forwarded is None or self.received is None:
-            return None
-        after = self.finished - self.last_chunk if self.finished is not None and self.last_chunk is not None else 0.0
-        return max(0.0, self.forwarded - self.received - self.queue_s) + max(0.0, after)
 
 
 def outcome_of_status(status: int) -> Outcome:

@@ -204,8 +204,8 @@ class ClientConnection(asyncio.Protocol):
             self._refuse(inbound, inbound.refusal)
             return
         relay = self._relay = Relay(self, inbound)
-        # eager in mitmproxy: when this returns it has run to its first wait
-        relay.task = self.lane.loop.create_task(relay.run())
+        # what the loop's eager factory makes of `create_task`, at half the price: when this returns it has run to its first wait
+        relay.task = asyncio.Task(relay.run(), loop=self.lane.loop, eager_start=True)
 
     def _refuse(self, inbound: Inbound, error: ApiError) -> None:
         """Answer what never became a flow: stock mitmproxy fires no hooks for an unreadable head either."""

@@ -69,6 +69,9 @@ class Lane:
         self.last_words: LastWords = last_words
         self.reuse_port = False
         self.limits = LaneLimits()
+        self.ticked_from_s = (
+            _TICKED * self.limits.tick_s
+        )  # times from here on need no timer of their own: a tick more is no matter
         self._master = master
         self._dispatcher = Dispatcher(master.addons)
         self.fire: Callable[[str, Any], Awaitable[None] | None] = self._dispatcher.fire
@@ -88,6 +91,7 @@ class Lane:
     def set_limits(self, limits: LaneLimits) -> None:
         """Other limits from now on; connections take them up with their next request."""
         self.limits = limits
+        self.ticked_from_s = _TICKED * limits.tick_s
         self.pool.limit(limits)
 
     @property
@@ -196,11 +200,6 @@ class Lane:
         if not task.done():
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-
-    @property
-    def ticked_from_s(self) -> float:
-        """Times from here on need no timer of their own: a tick more is no matter."""
-        return _TICKED * self.limits.tick_s
 
     def _tick(self) -> None:
         now = self.loop.time()

@@ -140,7 +140,8 @@ def test_reasoning_that_was_not_shown_is_not_part_of_the_pace(metrics: GatewayMe
 
 def test_overhead_and_queue_time(metrics: GatewayMetrics) -> None:
     ex = exchange()
-    ex.received, ex.forwarded, ex.queue_s = 10.1, 10.152, 0.05
+    ex.outcome, ex.received, ex.forwarded, ex.queue_s = "open", 10.1, 10.152, 0.05
+    assert ex.finalise("ok", 10.7)
     metrics.on_finish(tflow.tflow(), ex)
     assert value(metrics, "queue_time_seconds_sum", **WHERE) == 0.05
     # 2 ms before it was forwarded, 100 ms from the last byte to the end
