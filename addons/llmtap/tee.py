@@ -2,6 +2,7 @@
 
 Promises: the client's bytes never depend on the decoder (it may raise, lag or not exist), except that the usage chunk
 we asked for ourselves is withheld; memory is bounded by one event plus what the decoder keeps; one clock reading a piece.
+A piece that takes the decoder some time is read when the client has it (`after`), at the latest before the next one.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _JSON = "application/json"
 class Tee:
     """The callable mitmproxy hands each piece of a streamed reply to; `b""` says the clean end."""
 
-    __slots__ = ("_clock", "_decoder", "_ex", "_failed", "_filter", "_last", "_on_error", "_quick")
+    __slots__ = ("_clock", "_decoder", "_ex", "_failed", "_filter", "_last", "_on_error", "_quick", "_unread")
 
     def __init__(
         self,
@@ -51,9 +52,12 @@ class Tee:
         self._clock = clock
         self._last = ex.started
         self._failed = False
+        self._unread: tuple[bytes, float] | None = None  # a piece the decoder has yet to read, and when it came
 
     def __call__(self, data: bytes) -> bytes | list[bytes]:
         now = self._clock()
+        if self._unread is not None:
+            self.after()
         if data:
             try:
                 count = self._quick(data)  # most pieces of a stream
@@ -98,24 +102,39 @@ class Tee:
         if self._failed:
             return
         if content_events < 0:
-            try:
-                content_events = self._decoder.feed(data)
-            except Exception as error:
-                self._fail(error)
-                return
+            self._unread = data, now
+        elif content_events:
+            self._note(ex, content_events, now)
+
+    def after(self) -> None:
+        """The client has the last piece: the decoder may take its time. Whoever forwards pieces may call it, or not."""
+        unread, ex = self._unread, self._ex
+        if unread is None or ex is None:
+            return
+        self._unread = None
+        data, came = unread
+        try:
+            content_events = self._decoder.feed(data)
+        except Exception as error:
+            self._fail(error)
+            return
         if content_events:
-            if ex.first_content is None:
-                ex.first_content = now
-            ex.deltas.append(round((now - self._last) * 10_000))
-            # several tokens in one piece arrived at once
-            ex.deltas.extend([0] * (content_events - 1))
-            self._last = now
+            self._note(ex, content_events, came)
+
+    def _note(self, ex: Exchange, content_events: int, now: float) -> None:
+        if ex.first_content is None:
+            ex.first_content = now
+        ex.deltas.append(round((now - self._last) * 10_000))
+        # several tokens in one piece arrived at once
+        ex.deltas.extend([0] * (content_events - 1))
+        self._last = now
 
     def close(self) -> None:
         """The reply has ended, cleanly or not: let the decoder finish what it has. Safe to call twice."""
         ex = self._ex
         if ex is None:
             return
+        self.after()
         if not self._failed:
             try:
                 self._decoder.close()

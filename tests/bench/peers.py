@@ -1,6 +1,7 @@
 """Other gateways, each from PyPI in an environment of its own: sglang-router, vllm-router, LiteLLM.
 
-The environments are kept in LLMTAP_BENCH_CACHE (default: a folder in the temporary directory) and made anew when it is emptied.
+The routers log each request, as they do by default, unless LLMTAP_BENCH_QUIET is set. The environments are kept in
+LLMTAP_BENCH_CACHE (default: a folder in the temporary directory) and made anew when it is emptied.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from pathlib import Path
 
 from targets import CannotRun, Target, free_port, last_words, running
 
+#: set it, and the routers write no line for each request
+QUIET = "LLMTAP_BENCH_QUIET"
 PACKAGES = {"sglang-router": "sglang-router", "vllm-router": "vllm-router", "litellm": "litellm[proxy]"}
 
 
@@ -58,8 +61,10 @@ def router(name: str, words: list[str], folder: Path, backend: int, nice: int) -
     """One of the two routers written in Rust (the second began as a copy of the first)."""
     port = free_port()
     argv = [str(installed(name) / name), *words, "--host", "127.0.0.1", "--port", str(port)]
-    # its defaults, but: no limit that matters, as with nginx; no line for each request, as with the lane; a free metrics port
-    argv += ["--worker-urls", f"http://127.0.0.1:{backend}", "--max-concurrent-requests", "100000", "--log-level", "error"]
+    # its defaults, but: no limit that matters, as with nginx; a free metrics port
+    argv += ["--worker-urls", f"http://127.0.0.1:{backend}", "--max-concurrent-requests", "100000"]
+    if os.environ.get(QUIET):
+        argv += ["--log-level", "error"]
     argv += ["--prometheus-port", str(free_port())]
     return running(name, argv, port, folder, env=environment(name), timeout_s=60, nice=nice)
 

@@ -29,7 +29,7 @@ class Pieces:
     """A response that streams. `writer` takes what goes to the client, once its head has been sent; `mute` when nobody is
     there any more. `stores`: the content is kept for whoever looks at the flow, up to a bound."""
 
-    __slots__ = ("_fail", "_flow", "_now", "_stored", "_stored_size", "_transform", "_watch", "mute", "writer")
+    __slots__ = ("_after", "_fail", "_flow", "_now", "_stored", "_stored_size", "_transform", "_watch", "mute", "writer")
 
     def __init__(
         self, flow: http.HTTPFlow, watch: Watch | None, now: Callable[[], float], fail: Fail, *, stores: bool = False
@@ -40,6 +40,7 @@ class Pieces:
         self._now = now
         self._fail = fail
         self._transform: Transform | None = stream if callable(stream) else None
+        self._after: Callable[[], None] | None = getattr(stream, "after", None)
         self._stored: list[bytes] | None = [] if stores else None
         self._stored_size = 0
         self.writer: BodyWriter | None = None
@@ -57,6 +58,8 @@ class Pieces:
                 self._store(data)
             if data and self.writer is not None and not self.mute:
                 self.writer.write(data)
+            if self._after is not None:
+                self._after()
         except Exception as error:
             log.error("stream callable failed", exc_info=(type(error), error, error.__traceback__))
             self._fail(InternalError("internal error; the response cannot be shown"))
@@ -71,6 +74,11 @@ class Pieces:
         if self._stored is not None:
             self._store(data)
         return data
+
+    def written(self) -> None:
+        """What `changed` gave is on its way: an addon's callable that has an `after` may do what the client need not wait for."""
+        if self._after is not None:
+            self._after()
 
     def tail(self) -> bytes:
         """The clean end: what the callable still held back. The content can now be looked at."""

@@ -221,6 +221,7 @@ class Relay:
         if not self._gone:
             pieces.writer = self._out.begin(response, first)
         upstream.sink = pieces
+        pieces.written()
         if self._client.write_paused and not self._gone and not attempts.plan.shared:
             upstream.pause()
         try:

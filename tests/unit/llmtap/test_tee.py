@@ -100,6 +100,24 @@ def test_times_of_a_stream() -> None:
     assert ex.summary.complete and errors == []
 
 
+def test_what_takes_the_decoder_some_time_waits_until_the_client_has_it() -> None:
+    for told in (True, False):
+        ex = exchange()
+        clock = ticking([100.1, 100.5, 100.75, 101.0])
+        tee = Tee(ex, decoder_for("chat", SSE, 200), None, lambda: None, clock.__next__)
+        for piece in STREAM[:3]:
+            assert tee(piece) == piece
+            before = ex.first_content, len(ex.deltas)
+            if told:
+                tee.after()
+            if piece is STREAM[1]:
+                assert before == (None, 0), "the first token is read the long way, not before it is sent"
+                assert ex.first_content == (100.5 if told else None)
+        tee.close()
+        assert ex.first_content == 100.5 and ex.deltas == [5000, 2500], "by the clock of its arrival"
+        tee.after()  # nothing is left
+
+
 def test_several_tokens_in_one_piece_arrived_at_once() -> None:
     ex = exchange()
     clock = ticking([100.2, 100.3])

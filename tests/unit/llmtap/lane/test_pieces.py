@@ -42,6 +42,25 @@ def test_pieces_go_through_the_callable_to_the_client() -> None:
     assert writer.written == [b"A!"] and not failed and not pieces.unseen
 
 
+def test_a_callable_with_an_after_is_told_when_a_piece_has_been_written() -> None:
+    seen: list[Any] = []
+
+    class Change:
+        def __call__(self, data: bytes) -> bytes:
+            return data
+
+        def after(self) -> None:
+            seen.append(list(writer.written))
+
+    pieces, writer, _ = streaming(Change())
+    pieces(b"a")
+    pieces.changed(b"b")
+    assert seen == [[b"a"]]
+    pieces.written()
+    assert seen == [[b"a"], [b"a"]]
+    streaming(lambda data: data)[0].written()
+
+
 def test_nothing_is_written_for_nobody_and_empty_pieces_are_nothing() -> None:
     pieces, writer, _ = streaming(lambda data: b"")
     pieces(b"a")
