@@ -46,7 +46,7 @@ class Captures:
         self, messages: Sequence[dict[str, Any]], *, uid: str | None = None, at_us: int | None = None, **fields: Any
     ) -> str:
         """The `begin` record alone: an exchange under way. Fields of the record go there, all others into the body."""
-        record_fields = {k: fields.pop(k) for k in list(fields) if k in Begin.__slots__}
+        record_fields = {k: fields.pop(k) for k in list(fields) if k in Begin.__dataclass_fields__}
         uid = uid or str(ULID())
         self._at_us = at_us or self._at_us + 7_000_000
         body = orjson.dumps({"model": "qwen3-8b", "messages": list(messages), "stream": True, **fields})
