@@ -1,8 +1,9 @@
 """Capture: two records an exchange into the spool, and the writer process that brings them into SQLite.
 
-`begin` is written when a request is about to be forwarded, `end` when its exchange is finalised, before the client has
-the last byte: whoever saw a complete reply finds it in the database, whatever is killed. Disk trouble never reaches a
-request (unless `capture.required`), it is counted. Headers are not captured, so no key can be.
+`begin` is written when a request is forwarded: in the same turn of the event loop, while the backend has it already, with
+`capture.required` before that. `end` is written when its exchange is finalised, before the client has the last byte: whoever
+saw a complete reply finds it in the database, whatever is killed. Disk trouble never reaches a request (unless
+`capture.required`), it is counted. Headers are not captured, so no key can be.
 """
 
 from __future__ import annotations
@@ -60,11 +61,13 @@ class Capture:
         )
         self._rules = CaptureRules(config.capture)
         self._task: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     # lifecycle
 
     def start(self) -> None:
         """Flush to the disk twice a second, off the event loop. Call on the running loop."""
+        self._loop = asyncio.get_running_loop()
         self._task = asyncio.create_task(self._sync_forever(), name="llmtap capture sync")
 
     def stop(self) -> None:
@@ -88,10 +91,16 @@ class Capture:
     # steps
 
     def on_request(self, flow: http.HTTPFlow, ex: Exchange) -> None:
-        if self._required and not self.sink.healthy:
+        if not self._required:
+            if self._loop is not None:
+                self._loop.call_soon(self._begin_once, ex)
+            else:
+                self._begin(ex)
+            return
+        if not self.sink.healthy:
             raise CaptureUnavailable("captures cannot be written, and capture.required is set")
         self._begin(ex)
-        if self._required and not self.sink.healthy:
+        if not self.sink.healthy:
             raise CaptureUnavailable("captures cannot be written, and capture.required is set")
 
     def on_finish(self, flow: http.HTTPFlow, ex: Exchange) -> None:
@@ -128,6 +137,10 @@ class Capture:
             end.request_bytes, end.messages = ex.socket.received, ex.socket.messages or None
             end.messages_dropped = ex.socket.dropped or None
         self.sink.write_end(end if mode == "full" else _numbers(end))
+
+    def _begin_once(self, ex: Exchange) -> None:
+        if ex.capture is None:  # else it has ended already
+            self._begin(ex)
 
     def _begin(self, ex: Exchange) -> Mode:
         mode: Mode = "full"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,28 @@ def test_begin_before_forwarding_end_at_the_end(tmp_path: Path) -> None:
     assert begin["body"]["json"] == {"model": "m", "messages": []} and begin["request_bytes"] == len(ex.body or b"")
     assert end["uid"] == ex.uid and end["duration_ms"] == 1500.0 and end["deltas"] == [5, 6]
     assert end["at_us"] == ex.started_us + 1_500_000
+    capture.stop()
+
+
+async def test_on_a_loop_the_backend_does_not_wait_for_the_record(tmp_path: Path) -> None:
+    capture = Capture(config(tmp_path), lambda reason, n: None)
+    capture.start()
+    forwarded, quick = exchange(), exchange()
+    for ex in (forwarded, quick):
+        capture.on_request(tflow.tflow(), ex)
+    quick.finalise("ok", quick.started)
+    capture.on_finish(tflow.tflow(), quick)
+    assert [(r["t"], r["uid"]) for r in records(tmp_path)] == [("begin", quick.uid), ("end", quick.uid)]
+    await asyncio.sleep(0)
+    assert [(r["t"], r["uid"]) for r in records(tmp_path)][2:] == [("begin", forwarded.uid)], "in the same turn, and once"
+    capture.stop()
+
+
+async def test_required_capture_is_written_before_the_backend_is_asked(tmp_path: Path) -> None:
+    capture = Capture(config(tmp_path, required=True), lambda reason, n: None)
+    capture.start()
+    capture.on_request(tflow.tflow(), exchange())
+    assert [r["t"] for r in records(tmp_path)] == ["begin"]
     capture.stop()
 
 
