@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,14 +141,15 @@ class Capture:
 
     def _begin_once(self, ex: Exchange) -> None:
         if ex.capture is None:  # else it has ended already
-            self._begin(ex)
+            with suppress(Exception):  # tried again at the end, where what a step raises is counted
+                self._begin(ex)
 
     def _begin(self, ex: Exchange) -> Mode:
         mode: Mode = "full"
         if ex.capture_wish is not None or not self._rules.trivial:
             mode = self._rules.mode(ex.capture_wish, ex.key_name, ex.model, ex.session_hint or ex.uid)
-        ex.capture = mode
         if mode == "off":
+            ex.capture = mode
             return mode
         dropped = None if ex.upload is None else "streamed"
         self.sink.write_begin(
@@ -174,6 +176,7 @@ class Capture:
                 body_dropped=dropped if mode == "full" else "opted_out",
             )
         )
+        ex.capture = mode
         return mode
 
 

@@ -34,7 +34,7 @@ Failing = Callable[[http.HTTPFlow, ApiError], None]
 LastWords = Callable[[http.HTTPFlow, ApiError, bytes], bytes]
 Uploading = Callable[[http.HTTPFlow, Upload], Awaitable[None] | None]
 Upstream = tuple[str, str, int]  # scheme, host, port
-#: a time limit of so many ticks may be late by one: 5 %
+#: a time limit of so many ticks may be late by one (5 %), and needs no timer of its own
 _TICKED = 20
 
 
@@ -69,9 +69,7 @@ class Lane:
         self.last_words: LastWords = last_words
         self.reuse_port = False
         self.limits = LaneLimits()
-        self.ticked_from_s = (
-            _TICKED * self.limits.tick_s
-        )  # times from here on need no timer of their own: a tick more is no matter
+        self.ticked_from_s = _TICKED * self.limits.tick_s
         self._master = master
         self._dispatcher = Dispatcher(master.addons)
         self.fire: Callable[[str, Any], Awaitable[None] | None] = self._dispatcher.fire

@@ -16,7 +16,7 @@ from llmtap import capture as capture_module
 from llmtap.capture import Capture, CaptureUnavailable, WriterProcess
 from llmtap.core.config import Config
 from llmtap.core.endpoints import ENDPOINTS
-from llmtap.core.record import Choice, Summary, Usage
+from llmtap.core.record import Begin, Choice, Summary, Usage
 from llmtap.exchange import Exchange
 from llmtap.spool.reader import read
 from llmtap.wire.request import parse
@@ -63,6 +63,23 @@ async def test_on_a_loop_the_backend_does_not_wait_for_the_record(tmp_path: Path
     assert [(r["t"], r["uid"]) for r in records(tmp_path)] == [("begin", quick.uid), ("end", quick.uid)]
     await asyncio.sleep(0)
     assert [(r["t"], r["uid"]) for r in records(tmp_path)][2:] == [("begin", forwarded.uid)], "in the same turn, and once"
+    capture.stop()
+
+
+async def test_what_fails_out_of_sight_is_told_where_it_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    capture = Capture(config(tmp_path), lambda reason, n: None)
+    capture.start()
+    ex = exchange()
+
+    def broken(record: Begin) -> bool:
+        raise RuntimeError("oops")
+
+    monkeypatch.setattr(capture.sink, "write_begin", broken)
+    capture.on_request(tflow.tflow(), ex)
+    await asyncio.sleep(0)
+    ex.finalise("ok", ex.started)
+    with pytest.raises(RuntimeError, match="oops"):
+        capture.on_finish(tflow.tflow(), ex)
     capture.stop()
 
 
