@@ -2,7 +2,7 @@
 through the same lane and the same backend, get every byte.
 
 A neighbour asks, gets the first half of its stream, and the second half only when the fault has struck; some ask again after
-that, over connections the fault may have touched. `LLMTAP_NEIGHBOURS` says how many there are (200).
+that, over connections the fault may have touched. `LLMTAP_NEIGHBOURS` says how many there are (100, long: 1,000).
 """
 
 from __future__ import annotations
