@@ -1,9 +1,10 @@
 """Capture: two records an exchange into the spool, and the writer process that brings them into SQLite.
 
 `begin` is written when a request is forwarded: in the same turn of the event loop, while the backend has it already, with
-`capture.required` before that. `end` is written when its exchange is finalised, before the client has the last byte: whoever
-saw a complete reply finds it in the database, whatever is killed. Disk trouble never reaches a request (unless
-`capture.required`), it is counted. Headers are not captured, so no key can be.
+`capture.required` before that. That of a long request is written by a thread, and the reply waits for it. `end` is written when
+its exchange is finalised, before the client has the last byte: whoever saw a complete reply finds it in the database, whatever
+is killed. Disk trouble never reaches a request (unless `capture.required`), it is counted. Headers are not captured, so no key
+can be.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -27,10 +29,15 @@ from llmtap.core.errors import ApiError
 from llmtap.core.record import Begin, End, json_body
 from llmtap.exchange import Exchange
 from llmtap.policy.capturing import CaptureRules, Mode
+from llmtap.spool.long import Pending
 from llmtap.spool.sink import SpoolSink, without_bodies
 
 log = logging.getLogger("llmtap.capture")
 SYNC_S = 0.5
+#: for how long a reply waits for the record of its (long) request
+PATIENCE_S = 1.0
+#: writing it takes some tenths of a millisecond: a reply that comes sooner than this goes on at once
+GRACE_S = 0.005
 #: query parameters that carry keys are cut with the whole query: the spool gets paths only
 
 
@@ -80,6 +87,7 @@ class Capture:
         while True:
             await asyncio.sleep(SYNC_S)
             await asyncio.to_thread(self.sink.sync)
+            self.sink.again()
             self.report()
 
     def report(self) -> None:
@@ -103,6 +111,16 @@ class Capture:
         self._begin(ex)
         if not self.sink.healthy:
             raise CaptureUnavailable("captures cannot be written, and capture.required is set")
+
+    def on_responseheaders(self, flow: http.HTTPFlow, ex: Exchange) -> Awaitable[None] | None:
+        pending = ex.capture_pending
+        if pending is None:
+            return None
+        ex.capture_pending = None
+        if not pending.done and time.monotonic() - pending.since > GRACE_S:
+            return self._until(pending)
+        self.sink.again()
+        return None
 
     def on_finish(self, flow: http.HTTPFlow, ex: Exchange) -> None:
         mode = ex.capture
@@ -142,9 +160,21 @@ class Capture:
     def _begin_once(self, ex: Exchange) -> None:
         if ex.capture is None:  # else it has ended already
             with suppress(Exception):  # tried again at the end, where what a step raises is counted
-                self._begin(ex)
+                self._begin(ex, soon=True)
 
-    def _begin(self, ex: Exchange) -> Mode:
+    async def _until(self, pending: Pending) -> None:
+        """The reply waits for the request's record, but not for a disk that stands still."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        timer = loop.call_later(PATIENCE_S, _release, future)
+        pending.then(lambda: loop.call_soon_threadsafe(_release, future))
+        try:
+            await future
+        finally:
+            timer.cancel()
+        self.sink.again()
+
+    def _begin(self, ex: Exchange, soon: bool = False) -> Mode:
         mode: Mode = "full"
         if ex.capture_wish is not None or not self._rules.trivial:
             mode = self._rules.mode(ex.capture_wish, ex.key_name, ex.model, ex.session_hint or ex.uid)
@@ -152,30 +182,32 @@ class Capture:
             ex.capture = mode
             return mode
         dropped = None if ex.upload is None else "streamed"
-        self.sink.write_begin(
-            Begin(
-                uid=ex.uid,
-                at_us=ex.started_us,
-                worker=self.worker,
-                method=ex.method,
-                path=ex.path,
-                endpoint=ex.endpoint.name,
-                request_id=ex.request_id,
-                client_ip=ex.client_ip,
-                user_agent=ex.user_agent,
-                key_name=ex.key_name,
-                session_hint=ex.session_hint,
-                tags=ex.tags,
-                metadata=ex.metadata,
-                model=ex.model,
-                stream=ex.stream,
-                request_bytes=len(ex.body or b""),
-                body=(ex.body or None) if mode == "full" else None,
-                body_is_json=ex.received_exact if ex.filtered is not None else bool(ex.parsed and ex.parsed.exact),
-                forwarded=json_body(ex.filtered) if ex.filtered is not None and mode == "full" else None,
-                body_dropped=dropped if mode == "full" else "opted_out",
-            )
+        record = Begin(
+            uid=ex.uid,
+            at_us=ex.started_us,
+            worker=self.worker,
+            method=ex.method,
+            path=ex.path,
+            endpoint=ex.endpoint.name,
+            request_id=ex.request_id,
+            client_ip=ex.client_ip,
+            user_agent=ex.user_agent,
+            key_name=ex.key_name,
+            session_hint=ex.session_hint,
+            tags=ex.tags,
+            metadata=ex.metadata,
+            model=ex.model,
+            stream=ex.stream,
+            request_bytes=len(ex.body or b""),
+            body=(ex.body or None) if mode == "full" else None,
+            body_is_json=ex.received_exact if ex.filtered is not None else bool(ex.parsed and ex.parsed.exact),
+            forwarded=json_body(ex.filtered) if ex.filtered is not None and mode == "full" else None,
+            body_dropped=dropped if mode == "full" else "opted_out",
         )
+        if soon:
+            ex.capture_pending = self.sink.write_begin_soon(record)
+        else:
+            self.sink.write_begin(record)
         ex.capture = mode
         return mode
 
@@ -225,6 +257,11 @@ class WriterProcess:
             self._child.stdin = None
             # not waited for: the gateway must not hang on a slow disk; init takes care of it
             self._child = None
+
+
+def _release(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _numbers(end: End) -> End:

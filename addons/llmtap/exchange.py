@@ -25,6 +25,7 @@ from llmtap.policy.backends import Backend
 from llmtap.policy.capturing import Mode
 from llmtap.policy.keys import Client
 from llmtap.policy.route import Route
+from llmtap.spool.long import Pending
 from llmtap.wire.realtime import Realtime
 from llmtap.wire.request import ParsedRequest
 
@@ -125,6 +126,7 @@ class Exchange:
     #: byte of the reply to the end
     overhead_s: float | None = None
     capture: Mode | None = None  # how much of it is recorded, once that has begun
+    capture_pending: Pending | None = None  # the record of a long request, until it is on the disk
     error_type: str | None = None
     error_message: str | None = None
 

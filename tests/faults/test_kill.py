@@ -28,6 +28,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 ROUNDS = size("LLMTAP_KILL_ROUNDS", 12, 50)
 CLIENTS = 8
 MODEL = "sim-small"
+LONG = ", at length" * 15_000
 #: kills that one launcher lives through before it is ended itself: fewer than its crash-loop limit
 ROUNDS_A_LAUNCHER = 4
 
@@ -42,7 +43,7 @@ class Seen:
 
 
 class Load(threading.Thread):
-    """Clients that never stop asking; every prompt is unique."""
+    """Clients that never stop asking; every prompt is unique, some are so long that a thread writes them."""
 
     def __init__(self, port: int) -> None:
         super().__init__(daemon=True)
@@ -70,7 +71,8 @@ class Load(threading.Thread):
                         if self._stop_asking.is_set():
                             return
                         n += 1
-                        await self._ask(http, f"client {who} request {n}", stream=n % 3 != 0)
+                        prompt = f"client {who} request {n}" + (LONG if n % 7 == 0 else "")
+                        await self._ask(http, prompt, stream=n % 3 != 0)
             await asyncio.sleep(0.02)  # the gateway is away: not in a tight loop
 
     async def _ask(self, http: httpx.AsyncClient, prompt: str, stream: bool) -> None:
@@ -172,10 +174,8 @@ def alive(pid: int) -> bool:
 
 def test_nothing_finished_is_missing_or_twice(tmp_path: Path) -> None:
     port = free_port()
-    sims = [
-        {"name": name, "launch": {"engine": "sim", "model": MODEL, "args": {"tokens-per-second": 300, "ttft-ms": 5}}}
-        for name in "ab"
-    ]
+    args = {"tokens-per-second": 300, "ttft-ms": 5, "max-model-len": 1_000_000}
+    sims = [{"name": name, "launch": {"engine": "sim", "model": MODEL, "args": args}} for name in "ab"]
     config = {
         "server": {"port": port, "drain_timeout_s": 5},
         "backends": sims,
@@ -216,6 +216,7 @@ def test_nothing_finished_is_missing_or_twice(tmp_path: Path) -> None:
     check(tmp_path / "data", load.seen)
     assert set(killed) == {"gateway", "writer", "a", "b", "launcher"} or ROUNDS < 20
     assert len(load.seen.finished) > 5 * ROUNDS
+    assert sum(prompt.endswith(LONG) for prompt, _ in load.seen.finished.values()) > ROUNDS
     print(f"killed {killed}; {load.seen.sent} sent, {len(load.seen.finished)} finished, {len(load.seen.broken)} broken")
 
 

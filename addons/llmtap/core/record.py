@@ -11,7 +11,7 @@ None of them has slots: orjson and `_plain` read a record's `__dict__` in a quar
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import orjson
@@ -127,10 +127,14 @@ class End:
     deltas: list[int] | None = None  # arrival gaps of content events in 0.1 ms; the first counts from the request
 
 
+def _one_line(json: bytes) -> bytes:
+    # a record is one line; inside valid JSON a raw line break can only be white space between tokens
+    return json.replace(b"\n", b" ").replace(b"\r", b" ")
+
+
 def _body(data: bytes, is_json: bool) -> Any:
     if is_json:
-        # a record is one line; inside valid JSON a raw line break can only be white space between tokens
-        return {"json": orjson.Fragment(data.replace(b"\n", b" ").replace(b"\r", b" "))}
+        return {"json": orjson.Fragment(_one_line(data))}
     try:
         return {"text": data.decode("utf-8")}
     except UnicodeDecodeError:
@@ -165,6 +169,14 @@ def _plain(record: Begin | End) -> dict[str, Any]:
     if record.body is not None:
         out["body"] = _body(record.body, record.body_is_json)
     return out
+
+
+def encode_parts(record: Begin) -> tuple[bytes, bytes, bytes]:
+    """As `encode`, in three parts that make the line together: the middle one is a JSON body as it is, not copied."""
+    body = record.body
+    if body is None or not record.body_is_json:
+        return encode(record), b"", b""
+    return orjson.dumps(_plain(replace(record, body=None)))[:-1] + b',"body":{"json":', _one_line(body), b"}}"
 
 
 def encode(record: Begin | End) -> bytes:

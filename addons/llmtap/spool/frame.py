@@ -6,8 +6,12 @@ the line feed, which JSON text never contains, is where it finds its feet again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from zlib import crc32
+
+#: of a line without its JSON and the digits of its length
+_FIXED = len("01234567") + len("  \n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +25,31 @@ class Bad:
 def header(json: bytes) -> bytes:
     """What stands before the JSON of a record. Raises ValueError for bytes that hold a line feed: they would read back as two
     bad lines."""
-    if b"\n" in json:
-        raise ValueError("a spool record is one line: no line feed inside")
+    _one_line(json)
     return b"%08x %d " % (crc32(json), len(json))
+
+
+def block_header(json: Sequence[bytes], block: int) -> tuple[bytes, int]:
+    """The header of a record whose line is to fill blocks of `block` bytes, and how many spaces make it so: they go behind the
+    JSON (here in parts) and count as part of it, so that it is a line like any other. Raises ValueError as `header`."""
+    size, spaces = sum(map(len, json)), 0
+    while missing := -(_FIXED + len(str(size + spaces)) + size + spaces) % block:
+        spaces += missing  # may make the length a digit longer: then once more
+    check = 0
+    for part in (*json, b" " * spaces):
+        _one_line(part)
+        check = crc32(part, check)
+    return b"%08x %d " % (check, size + spaces), spaces
 
 
 def frame(json: bytes) -> bytes:
     """The line of a record. Raises ValueError as `header`."""
     return b"%b%b\n" % (header(json), json)
+
+
+def _one_line(json: bytes) -> None:
+    if b"\n" in json:
+        raise ValueError("a spool record is one line: no line feed inside")
 
 
 def unframe(line: bytes) -> bytes | Bad:

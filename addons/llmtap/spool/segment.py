@@ -2,6 +2,8 @@
 
 `<worker>-<boot>-<seq>.jsonl`: `boot` is new at every start of a worker, `seq` counts its files. A segment is final
 (nobody will append to it again) when the same worker and boot has a higher one, or when its lock can be taken.
+The long records of a boot are in files of their own, `<worker>-<boot>.long-<seq>.jsonl`: the other half of an exchange is in
+the other kind.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ from typing import NamedTuple
 _NAME = re.compile(r"(?P<worker>[A-Za-z0-9_.][A-Za-z0-9_.-]*)-(?P<boot>[A-Za-z0-9_.]+)-(?P<seq>[0-9]{6,})\.jsonl")
 
 
+LONG = ".long"
+
+
 class Segment(NamedTuple):
     """A segment's name, taken apart. Sorts by worker, boot and sequence."""
 
@@ -27,6 +32,11 @@ class Segment(NamedTuple):
     @property
     def filename(self) -> str:
         return f"{self.worker}-{self.boot}-{self.seq:06d}.jsonl"
+
+    @property
+    def run(self) -> str:
+        """The worker's start, the same for its long records."""
+        return f"{self.worker}-{self.boot.removesuffix(LONG)}"
 
 
 def parse_name(filename: str) -> Segment | None:

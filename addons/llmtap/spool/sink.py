@@ -19,6 +19,7 @@ import orjson
 from llmtap.core.errors import SpoolError
 from llmtap.core.record import VERSION, Begin, Choice, End, encode
 from llmtap.spool.ladder import Ladder, Level, Why, ample, level_for
+from llmtap.spool.long import LONG_BYTES, LongRecords, Pending
 from llmtap.spool.segment import scan
 from llmtap.spool.writer import SegmentWriter
 
@@ -32,6 +33,7 @@ class SpoolSink:
 
     `segment_bytes` and `max_spool_bytes` are configuration (`capture.segment_mb`, `capture.max_spool_gb`);
     `max_body_bytes` drops larger bodies from records (None: all are kept). Use from one thread; `sync()` from any.
+    Long records that may wait a moment (`write_begin_soon`) have a thread and segments of their own (`long.py`).
     """
 
     def __init__(
@@ -46,9 +48,11 @@ class SpoolSink:
         clock: Callable[[], float] = time.monotonic,
         wall_us: Callable[[], int] = lambda: time.time_ns() // 1000,
         writer: Callable[..., SegmentWriter] = SegmentWriter,
+        long: LongRecords | None = None,
     ) -> None:
         self._ladder = Ladder()
         self._segment = writer(directory, worker, boot, segment_bytes)
+        self._long = long if long is not None else LongRecords(directory, worker, boot, segment_bytes)
         self._max_spool_bytes = max_spool_bytes
         self._ample = ample(max_spool_bytes)
         self._max_body_bytes = max_body_bytes
@@ -66,7 +70,7 @@ class SpoolSink:
     @property
     def spool_bytes(self) -> int:
         """Size of the whole spool folder (all workers): as last measured plus what was appended since."""
-        return self._measured + self._appended
+        return self._measured + self._appended + self._long.written - self._long_before
 
     @property
     def healthy(self) -> bool:
@@ -77,6 +81,23 @@ class SpoolSink:
         """Writes the first record of an exchange. False when it was dropped. Never raises for disk trouble."""
         return self._write(record)
 
+    def write_begin_soon(self, record: Begin) -> Pending | None:
+        """`write_begin`, but a long record is left to a thread. Call `again` when it is done.
+
+        None: it has been written or dropped. Never raises for disk trouble."""
+        size = len(record.body) if record.body is not None else 0
+        if LONG_BYTES <= size <= (self._max_body_bytes or size) and self._keeps_all():
+            pending = self._long.put(record)
+            if pending is not None:
+                return pending
+        self.write_begin(record)
+        return None
+
+    def again(self) -> None:
+        """Writes what the thread could not, leaving out what must be left out."""
+        while self._long.failed:
+            self._write(self._long.failed.popleft())
+
     def write_end(self, record: End) -> bool:
         """Writes the last record of an exchange. False when it was dropped. Never raises for disk trouble."""
         return self._write(record)
@@ -85,6 +106,7 @@ class SpoolSink:
         """Flushes to the disk and measures the spool. For a thread, every 500 ms. Never raises for disk trouble."""
         try:
             self._segment.sync()
+            self._long.sync()
             self._measure()
         except (SpoolError, OSError):
             self._flush_failed = True
@@ -95,17 +117,20 @@ class SpoolSink:
         """States what is still owed, flushes and releases the segment. Records written afterwards are dropped."""
         if self._closed:
             return
+        self._long.drain()
+        self.again()
         if self._ladder.owed:
             self._write_gap()
         self.sync()
         self._closed = True
         self._segment.close()
+        self._long.close()
 
     def _write(self, record: Begin | End) -> bool:
         if self._closed:
             self._ladder.drop("records", "io_error")
             return False
-        if self._max_body_bytes is None and self._ladder.intact and self._measured + self._appended < self._ample:
+        if self._max_body_bytes is None and self._ladder.intact and self.spool_bytes < self._ample:
             try:
                 self._appended += self._segment.append(encode(record))
                 return True
@@ -134,6 +159,9 @@ class SpoolSink:
         self._ladder.drop("records")
         return False
 
+    def _keeps_all(self) -> bool:
+        return not self._closed and self._ladder.intact and self.spool_bytes < self._ample
+
     def _write_gap(self) -> None:
         gap = {
             "v": VERSION,
@@ -156,6 +184,7 @@ class SpoolSink:
         return floor
 
     def _measure(self) -> None:
+        self._long_before = self._long.written
         try:
             self._measured, self._appended = sum(scan(self._segment.directory).values()), 0
         except OSError:

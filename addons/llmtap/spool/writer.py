@@ -95,21 +95,28 @@ class SegmentWriter:
     def append(self, json: bytes) -> int:
         """Writes one record and returns its bytes on disk. All or nothing: SpoolError means that nothing was kept."""
         head = header(json)
-        size = len(head) + len(json) + 1
+        return self._append(len(head) + len(json) + 1, (head, json, b"\n"))
+
+    def _append(self, size: int, line: Sequence[bytes]) -> int:
         if self._size + size > self._segment_bytes or self._clock() >= self._look_at or self._reopen:
             self._ready(size)
         try:
-            if size < _LONG:
-                written = self._write(self._fd, head + json + b"\n")
-            else:
-                written = self._writev(self._fd, (head, json, b"\n"))
-            if written < size:
+            if self._put(size, line) < size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # how a full disk shows first
         except OSError as error:
             self._take_back()
             raise spool_error(self.directory, error) from error
-        self._size += written
-        return written
+        self._size += size
+        return size
+
+    def _put(self, size: int, line: Sequence[bytes]) -> int:
+        """Writes a line at the end of the segment; returns how much of it there was room for."""
+        if size < _LONG:
+            return self._write(self._fd, b"".join(line))
+        return self._writev(self._fd, line)
+
+    def _opened(self, fd: int) -> None:
+        """A segment has been made."""
 
     def sync(self) -> None:
         """Flushes to the disk what was appended so far. For a thread. Raises SpoolError when the disk refuses."""
@@ -175,6 +182,7 @@ class SegmentWriter:
                 os.close(fd)
         except OSError as error:
             raise spool_error(self.directory, error) from error
+        self._opened(fd)
         with self._guard:
             old, self._fd, self._seq, self._size = self._fd, fd, seq, 0
             self._folder_changed, self._reopen = True, False

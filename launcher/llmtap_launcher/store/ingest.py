@@ -244,7 +244,7 @@ class Ingester:
     def _store_asked(self, begin: tuple[Item, dict[str, Any]], columns: dict[str, Any]) -> _History | None:
         """The messages of the request; returns what tells its conversation."""
         item, record = begin
-        question = asked(record, f"{item.segment.worker}-{item.segment.boot}")
+        question = asked(record, item.segment.run)
         begun = columns["method"] is not None
         kept = {name: columns[name] for name in ("tags", "metadata_json")}
         columns.update(question.columns, request_bytes=_larger(columns["request_bytes"], question.columns["request_bytes"]))
@@ -360,8 +360,7 @@ def _record(json: bytes) -> dict[str, Any]:
 def _start(item: Item, end: dict[str, Any]) -> dict[str, Any]:
     """What an `end` record without its `begin` tells about the start."""
     us = end["at_us"] - round((end.get("duration_ms") or 0) * 1000)
-    boot = f"{item.segment.worker}-{item.segment.boot}"
-    return {"started_us": us, "started_at": iso(us), "worker": item.segment.worker, "boot": boot}
+    return {"started_us": us, "started_at": iso(us), "worker": item.segment.worker, "boot": item.segment.run}
 
 
 def _larger(one: int | None, other: int | None) -> int | None:

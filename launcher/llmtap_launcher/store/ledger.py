@@ -67,7 +67,7 @@ class Ledger:
         for (name,) in self._conn.execute("SELECT name FROM segments WHERE finished_at IS NULL").fetchall():
             if name not in files:
                 self._conn.execute("UPDATE segments SET finished_at = ? WHERE name = ?", (at, name))
-        alive = {f"{s.worker}-{s.boot}" for s in present}
+        alive = {s.run for s in present}
         lost, rollups = 0, Rollups()
         for (boot,) in self._conn.execute("SELECT DISTINCT boot FROM exchanges WHERE outcome = 'open'").fetchall():
             if boot in alive:

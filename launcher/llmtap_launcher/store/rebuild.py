@@ -18,6 +18,7 @@ from pathlib import Path
 from zstandard import ZstdError
 
 from llmtap.core.errors import LlmtapError
+from llmtap.spool.segment import parse_name
 from llmtap_launcher.store.archive import Archive, unpack
 from llmtap_launcher.store.database import StoreError, connect_ro
 from llmtap_launcher.store.options import Options, Retention
@@ -39,17 +40,18 @@ class Rebuilt:
 
 def missing(directory: Path, database: Path) -> int | None:
     """How many exchanges of the database the archive no longer has; None when the database cannot be read."""
-    names = {segment.filename for segment in Archive(directory).segments()}
+    segments = Archive(directory).segments()
+    names = {segment.filename for segment in segments}
     try:
         with closing(connect_ro(database)) as conn:
-            boots = {name.removesuffix(".jsonl").rpartition("-")[0] for name in names}
+            boots = {segment.run for segment in segments}
             gone = [
                 name
                 for (name,) in conn.execute("SELECT name FROM segments WHERE finished_at IS NOT NULL AND records > 0").fetchall()
                 if name not in names
             ]
             # of a boot that has lost files some of its exchanges are gone: which ones the rows do not tell
-            lost = {name.removesuffix(".jsonl").rpartition("-")[0] for name in gone}
+            lost = {segment.run for segment in map(parse_name, gone) if segment is not None}
             (known,) = conn.execute("SELECT count(*) FROM exchanges").fetchone()
             kept = sum(
                 conn.execute("SELECT count(*) FROM exchanges WHERE boot = ?", (boot,)).fetchone()[0] for boot in boots - lost

@@ -53,7 +53,7 @@ def test_policy_comes_before_what_watches(tmp_path: Path) -> None:
     steps = build(tmp_path).steps
     assert [s.name for s in steps["on_requestheaders"]] == ["routing"]
     assert [s.name for s in steps["on_request"]] == ["transforms", "routing", "queueing", "capture", "metrics"]
-    assert [s.name for s in steps["on_responseheaders"]] == ["queueing", "tee"]
+    assert [s.name for s in steps["on_responseheaders"]] == ["queueing", "tee", "capture"]
     assert steps["on_finish"][-1].name == "request_log"
     assert {s.name: s.kind for s in steps["on_request"]}["capture"] == "observer"
     required = build(tmp_path, capture={"dir": str(tmp_path), "required": True}).steps

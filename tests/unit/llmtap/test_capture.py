@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,13 @@ import pytest
 from mitmproxy.test import tflow
 
 from llmtap import capture as capture_module
-from llmtap.capture import Capture, CaptureUnavailable, WriterProcess
+from llmtap.capture import GRACE_S, Capture, CaptureUnavailable, WriterProcess
 from llmtap.core.config import Config
 from llmtap.core.endpoints import ENDPOINTS
+from llmtap.core.errors import SpoolError
 from llmtap.core.record import Begin, Choice, Summary, Usage
 from llmtap.exchange import Exchange
+from llmtap.spool.direct import DirectWriter
 from llmtap.spool.reader import read
 from llmtap.wire.request import parse
 
@@ -81,6 +85,85 @@ async def test_what_fails_out_of_sight_is_told_where_it_is_counted(tmp_path: Pat
     with pytest.raises(RuntimeError, match="oops"):
         capture.on_finish(tflow.tflow(), ex)
     capture.stop()
+
+
+LONG = orjson.dumps({"model": "m", "prompt": "x" * 200_000})
+
+
+def long_exchange() -> Exchange:
+    ex = exchange()
+    ex.body, ex.parsed = LONG, parse("chat", LONG)
+    return ex
+
+
+async def test_a_long_request_is_written_by_a_thread_and_its_reply_waits_for_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capture = Capture(config(tmp_path), lambda reason, n: None)
+    capture.start()
+    let_go = threading.Event()
+    monkeypatch.setattr(DirectWriter, "append_parts", gated(DirectWriter.append_parts, let_go))
+    ex, quick = long_exchange(), long_exchange()
+    for one in (ex, quick):
+        capture.on_request(tflow.tflow(), one)
+    await asyncio.sleep(0)
+    assert capture.on_responseheaders(tflow.tflow(), quick) is None, "so soon that nobody waits"
+    await asyncio.sleep(GRACE_S * 2)
+    waiting = capture.on_responseheaders(tflow.tflow(), ex)
+    assert waiting is not None
+    reply = asyncio.ensure_future(waiting)
+    await asyncio.sleep(0.05)
+    assert not reply.done() and not records(tmp_path)
+    let_go.set()
+    await asyncio.wait_for(reply, 5)
+    assert ex.uid in [r["uid"] for r in records(tmp_path)]
+    assert capture.on_responseheaders(tflow.tflow(), ex) is None
+    capture.stop()
+    assert all(r["body"]["json"] == orjson.loads(LONG) for r in records(tmp_path))
+
+
+async def test_a_disk_that_stands_still_keeps_no_reply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmtap.capture.PATIENCE_S", 0.05)
+    capture = Capture(config(tmp_path), lambda reason, n: None)
+    capture.start()
+    let_go = threading.Event()
+    monkeypatch.setattr(DirectWriter, "append_parts", gated(DirectWriter.append_parts, let_go))
+    ex = long_exchange()
+    capture.on_request(tflow.tflow(), ex)
+    await asyncio.sleep(GRACE_S * 2)
+    waiting = capture.on_responseheaders(tflow.tflow(), ex)
+    assert waiting is not None
+    await asyncio.wait_for(waiting, 2)
+    let_go.set()
+    capture.stop()
+    assert [r["uid"] for r in records(tmp_path)] == [ex.uid], "and it is written all the same"
+
+
+async def test_what_the_thread_cannot_write_is_there_before_the_reply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: DirectWriter, json: Sequence[bytes]) -> int:
+        raise SpoolError("broken")
+
+    capture = Capture(config(tmp_path), lambda reason, n: None)
+    capture.start()
+    monkeypatch.setattr(DirectWriter, "append_parts", broken)
+    ex = long_exchange()
+    capture.on_request(tflow.tflow(), ex)
+    await asyncio.sleep(0)
+    assert ex.capture_pending is not None
+    capture.sink._long.drain()
+    assert capture.on_responseheaders(tflow.tflow(), ex) is None
+    assert [r["uid"] for r in records(tmp_path)] == [ex.uid]
+    capture.stop()
+
+
+def gated(
+    append: Callable[[DirectWriter, Sequence[bytes]], int], let_go: threading.Event
+) -> Callable[[DirectWriter, Sequence[bytes]], int]:
+    def waits(self: DirectWriter, json: Sequence[bytes]) -> int:
+        assert let_go.wait(10)
+        return append(self, json)
+
+    return waits
 
 
 async def test_required_capture_is_written_before_the_backend_is_asked(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ import json
 from dataclasses import fields
 
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmtap.core.record import Begin, Choice, End, Summary, ToolCall, body_bytes, encode
+from llmtap.core.record import Begin, Choice, End, Summary, ToolCall, body_bytes, encode, encode_parts, json_body
 
 
 def begin(**changes: object) -> Begin:
@@ -27,6 +28,25 @@ def test_a_pretty_printed_body_stays_on_one_line() -> None:
     line = encode(begin(body=body, body_is_json=True))
     assert b"\n" not in line and b"\r" not in line
     assert orjson.loads(line)["body"]["json"] == json.loads(body)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"body": b'{"a": 1e400,\n "b": [1 ,2]}', "body_is_json": True},
+        {"body": b"[]", "body_is_json": True, "forwarded": json_body(b'{"b":2}'), "tags": ["t"]},
+        {"body": b"no JSON\n"},
+        {"body": b"\xff\x00"},
+        {},
+    ],
+)
+def test_in_parts_it_is_the_same(changes: dict[str, object]) -> None:
+    record = begin(**changes)
+    assert orjson.loads(_numbers(b"".join(encode_parts(record)))) == orjson.loads(_numbers(encode(record)))
+
+
+def _numbers(line: bytes) -> bytes:
+    return line.replace(b"1e400", b"1e40")  # which orjson's reader refuses
 
 
 def test_nothing_is_written_for_what_is_not_known() -> None:

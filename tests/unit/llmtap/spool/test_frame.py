@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmtap.spool.frame import Bad, frame, unframe
+from llmtap.spool.frame import Bad, block_header, frame, unframe
 
 payloads = st.binary().filter(lambda b: b"\n" not in b)
 
@@ -48,9 +48,21 @@ def test_reasons(line: bytes, reason: str) -> None:
     assert unframe(line) == Bad(reason, len(line))
 
 
+@pytest.mark.parametrize("around", [0, 4_060, 8_160, 99_990, 999_980])
+def test_a_line_of_whole_blocks_is_a_line_like_any_other(around: int) -> None:
+    for size in range(around, around + 60):
+        json = b"x" * size
+        head, spaces = block_header((json[:7], json[7:]), 4096)
+        line = head + json + b" " * spaces + b"\n"
+        assert len(line) % 4096 == 0 and spaces < 8192
+        assert unframe(line) == json + b" " * spaces
+
+
 def test_a_line_feed_inside_is_refused() -> None:
     with pytest.raises(ValueError, match="one line"):
         frame(b"{\n}")
+    with pytest.raises(ValueError, match="one line"):
+        block_header((b"{", b"\n}"), 4096)
 
 
 def test_cut_gives_plain_jsonl(tmp_path: Path) -> None:

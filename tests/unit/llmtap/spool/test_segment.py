@@ -27,6 +27,11 @@ def test_strangers_are_no_segments(name: str) -> None:
     assert parse_name(name) is None
 
 
+def test_the_long_records_of_a_start_belong_to_it() -> None:
+    assert Segment("w", "b", 3).run == Segment("w", "b.long", 1).run == "w-b"
+    assert Segment("w", "c.long", 1).run != Segment("w", "b", 1).run
+
+
 def test_scan_sorts_by_number_and_skips_strangers(tmp_path: Path) -> None:
     for seq in (1_000_000, 2, 1):
         (tmp_path / Segment("w", "b", seq).filename).write_bytes(b"x" * seq if seq < 10 else b"")

@@ -14,6 +14,7 @@ import pytest
 
 from llmtap.core.errors import SpoolError
 from llmtap.core.record import Begin, Choice, End, Summary, Usage
+from llmtap.spool.long import LongRecords
 from llmtap.spool.reader import read
 from llmtap.spool.segment import scan
 from llmtap.spool.sink import SpoolSink
@@ -74,7 +75,11 @@ def make(tmp_path: Path, disk: Disk, clock: Clock) -> Iterator[Make]:
 
 
 def stored(directory: Path) -> list[dict[str, Any]]:
-    return [orjson.loads(r) for s in scan(directory) for _, r in read(directory / s.filename) if isinstance(r, bytes)]
+    return [record for s in scan(directory) for record in stored_in(directory / s.filename)]
+
+
+def stored_in(path: Path) -> list[dict[str, Any]]:
+    return [orjson.loads(r) for _, r in read(path) if isinstance(r, bytes)]
 
 
 def begin(uid: str = "u", body: bytes | None = b'{"a":1}', **more: Any) -> Begin:
@@ -126,6 +131,56 @@ def test_a_full_disk_costs_timings_then_bodies_then_records_and_says_so(
     assert by["back"]["deltas"] == [1]
     dropped = {"timings_disk_full": 1, "bodies_disk_full": 2, "records_disk_full": 2}
     assert by["gap"] == {"v": 1, "t": "gap", "worker": "w0", "at_us": 42, "dropped": dropped}
+
+
+LONG = b'"' + b"x" * 200_000 + b'"'
+
+
+def test_long_records_that_may_wait_are_left_to_a_thread(tmp_path: Path, make: Make) -> None:
+    sink = make()
+    assert sink.write_begin_soon(begin("short")) is None
+    pending = sink.write_begin_soon(begin("long", LONG))
+    assert pending is not None
+    assert sink.write_end(end("long"))
+    sink.close()
+    assert pending.done and sink.dropped == {}
+    assert {(s.boot, r["uid"]) for s in scan(tmp_path) for r in stored_in(tmp_path / s.filename)} == {
+        ("b", "short"),
+        ("b", "long"),
+        ("b.long", "long"),
+    }
+    assert sink.write_begin_soon(begin("late", LONG)) is None and sink.dropped == {"records_io_error": 1}, "a closed sink drops"
+
+
+def test_the_size_of_the_spool_counts_long_records_before_it_is_measured(tmp_path: Path, make: Make) -> None:
+    sink = make(max_spool_bytes=1_040_000)
+    for n in range(4):
+        assert sink.write_begin_soon(begin(f"u{n}", LONG)) is not None
+    sink._long.drain()
+    assert sink.spool_bytes == sum(scan(tmp_path).values()) > 800_000
+    assert sink.write_begin_soon(begin("u4", LONG)) is not None
+    sink._long.drain()
+    assert sink.write_begin_soon(begin("too much", LONG)) is None
+    assert sink.dropped == {"bodies_spool_full": 1}
+
+
+def test_what_the_thread_could_not_write_is_written_step_by_step(tmp_path: Path, make: Make, disk: Disk) -> None:
+    (tmp_path / "long").touch()
+    sink = make(long=LongRecords(tmp_path / "long", "w0", "b", 1_000_000))  # a file where its folder should be
+    disk.largest = 1000
+    pending = sink.write_begin_soon(begin("u", LONG))
+    assert pending is not None
+    sink._long.drain()
+    sink.again()
+    assert [(r["uid"], r["body_dropped"]) for r in stored(tmp_path)] == [("u", "disk_full")]
+    assert sink.dropped == {"bodies_disk_full": 1}
+    assert sink.write_begin_soon(begin("v", LONG)) is None, "while something is left out everything goes step by step"
+
+
+def test_a_large_body_is_cut_before_a_thread_sees_it(tmp_path: Path, make: Make) -> None:
+    sink = make(max_body_bytes=150_000)
+    assert sink.write_begin_soon(begin("u", LONG)) is None
+    assert sink.dropped == {"bodies_too_large": 1}
 
 
 def test_another_disk_error_has_its_own_name(make: Make, disk: Disk) -> None:

@@ -17,6 +17,7 @@ from llmtap.core.record import encode
 from llmtap.policy.pricing import Rate
 from llmtap.spool.frame import frame
 from llmtap.spool.segment import Segment, adopted, scan
+from llmtap.spool.writer import SegmentWriter
 from llmtap_launcher.store import writer as module
 from llmtap_launcher.store.database import StoreError, connect_ro
 from llmtap_launcher.store.options import Options, Retention
@@ -118,6 +119,35 @@ def test_a_begin_in_one_segment_and_its_end_in_a_later_one_is_not_lost(tmp_path:
     writer.run_pass()
     assert {o for _, o in rows(tmp_path)} == {"ok"}
     assert writer.status.lost == 0
+
+
+def test_an_exchange_whose_halves_are_in_two_kinds_of_files(tmp_path: Path, make: Make) -> None:
+    body = chat("x" * 200_000)
+    spool, writer = sink(tmp_path, segment_bytes=300_000), make()
+    for uid in ("ended", "cut"):
+        assert spool.write_begin_soon(begin(uid, body)) is not None
+    spool.write_end(end("ended"))
+    writer.run_pass()
+    assert {o for _, o in rows(tmp_path)} <= {"open", "ok"}, "whichever half was there already"
+    spool.close()
+    writer.run_pass()
+    assert dict(rows(tmp_path)) == {"ended": "ok", "cut": "lost"}
+    assert rows(tmp_path, "SELECT DISTINCT boot, conversation_id IS NOT NULL FROM exchanges") == [("w0-b", 1)]
+    assert writer.status.lost == 1 and not scan(tmp_path / "spool")
+
+
+@pytest.mark.parametrize("first", ["b", "b.long"])
+def test_one_kind_of_files_alone_tells_nobodys_death(tmp_path: Path, make: Make, first: str) -> None:
+    own, long = (SegmentWriter(tmp_path / "spool", "w0", boot, 1_000_000) for boot in ("b", "b.long"))
+    long.append(encode(begin("u")))
+    writer = make()
+    writer.run_pass()
+    (long if first == "b.long" else own).close()
+    writer.run_pass()
+    assert rows(tmp_path) == [("u", "open")]
+    (own if first == "b.long" else long).close()
+    writer.run_pass()
+    assert rows(tmp_path) == [("u", "lost")]
 
 
 def test_the_dead_between_two_runs_of_the_writer_are_settled_at_its_start(tmp_path: Path, make: Make) -> None:
