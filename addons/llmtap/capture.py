@@ -3,8 +3,8 @@
 `begin` is written when a request is forwarded: in the same turn of the event loop, while the backend has it already, with
 `capture.required` before that. That of a long request is written by a thread, and the reply waits for it. `end` is written when
 its exchange is finalised, before the client has the last byte: whoever saw a complete reply finds it in the database, whatever
-is killed. Disk trouble never reaches a request (unless `capture.required`), it is counted. Headers are not captured, so no key
-can be.
+is killed. Disk trouble never reaches a request (unless `capture.required`), it is counted. Neither headers nor queries are
+captured, so no key can be.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mitmproxy import http
 from ulid import ULID
@@ -29,7 +30,7 @@ from llmtap.core.errors import ApiError
 from llmtap.core.record import Begin, End, json_body
 from llmtap.exchange import Exchange
 from llmtap.policy.capturing import CaptureRules, Mode
-from llmtap.spool.long import Pending
+from llmtap.spool.long import LONG_BYTES, Pending
 from llmtap.spool.sink import SpoolSink, without_bodies
 
 log = logging.getLogger("llmtap.capture")
@@ -38,7 +39,8 @@ SYNC_S = 0.5
 PATIENCE_S = 1.0
 #: writing it takes some tenths of a millisecond: a reply that comes sooner than this goes on at once
 GRACE_S = 0.005
-#: query parameters that carry keys are cut with the whole query: the spool gets paths only
+#: of a request, each under its name in the record
+_MAY_BE_KNOWN = ("request_id", "user_agent", "key_name", "session_hint", "tags", "metadata", "model")
 
 
 class CaptureUnavailable(ApiError):
@@ -128,34 +130,45 @@ class Capture:
             mode = self._begin(ex)
         if mode == "off":
             return
-        started, finished, first, overhead = ex.started, ex.finished, ex.first_content, ex.overhead_s
-        end = End(
-            uid=ex.uid,
-            at_us=ex.started_us if finished is None else ex.started_us + round((finished - started) * 1e6),
-            outcome=ex.outcome,
-            status=ex.status,
-            error_type=ex.error_type or (ex.summary.error_type if ex.summary else None),
-            error_message=ex.error_message or (ex.summary.error_message if ex.summary else None),
-            backend=ex.backend,
-            attempts=ex.attempts,
-            cache=ex.cache,
-            content_type=ex.content_type or None,
-            summary=ex.summary,
-            body=ex.reply_body,
-            queue_ms=round(ex.queue_s * 1000, 3),
-            ttft_ms=None if first is None else round((first - started) * 1000, 3),
-            duration_ms=None if finished is None else round((finished - started) * 1000, 3),
-            overhead_ms=None if overhead is None else round(overhead * 1000, 3),
-            chunks=ex.chunks,
-            response_bytes=ex.reply_bytes,
-            deltas=ex.deltas if self._timings and ex.deltas else None,
-        )
+        started, finished, summary = ex.started, ex.finished, ex.summary
+        fields: dict[str, Any] = {
+            "uid": ex.uid,
+            "at_us": ex.started_us if finished is None else ex.started_us + round((finished - started) * 1e6),
+            "outcome": ex.outcome,
+            "attempts": ex.attempts,
+            "cache": ex.cache,
+            "queue_ms": round(ex.queue_s * 1000, 3),
+            "chunks": ex.chunks,
+            "response_bytes": ex.reply_bytes,
+        }
+        if ex.status is not None:
+            fields["status"] = ex.status
+        if error_type := ex.error_type or (summary.error_type if summary is not None else None):
+            fields["error_type"] = error_type
+        if error_message := ex.error_message or (summary.error_message if summary is not None else None):
+            fields["error_message"] = error_message
+        if ex.backend is not None:
+            fields["backend"] = ex.backend
+        if ex.content_type:
+            fields["content_type"] = ex.content_type
+        if summary is not None:
+            fields["summary"] = summary
+        if ex.first_content is not None:
+            fields["ttft_ms"] = round((ex.first_content - started) * 1000, 3)
+        if finished is not None:
+            fields["duration_ms"] = round((finished - started) * 1000, 3)
+        if ex.overhead_s is not None:
+            fields["overhead_ms"] = round(ex.overhead_s * 1000, 3)
+        if ex.deltas and self._timings:
+            fields["deltas"] = ex.deltas
         if ex.upload is not None:
-            end.request_bytes = ex.upload.received
+            fields["request_bytes"] = ex.upload.received
         elif ex.socket is not None:
-            end.request_bytes, end.messages = ex.socket.received, ex.socket.messages or None
-            end.messages_dropped = ex.socket.dropped or None
-        self.sink.write_end(end if mode == "full" else _numbers(end))
+            fields["request_bytes"], fields["messages"] = ex.socket.received, ex.socket.messages or None
+            fields["messages_dropped"] = ex.socket.dropped or None
+        if mode != "full" or ex.reply_body is not None or ex.socket is not None or not self.sink.write_fields("end", fields):
+            end = End(**fields, body=ex.reply_body)
+            self.sink.write_end(end if mode == "full" else _numbers(end))
 
     def _begin_once(self, ex: Exchange) -> None:
         if ex.capture is None:  # else it has ended already
@@ -181,26 +194,32 @@ class Capture:
         if mode == "off":
             ex.capture = mode
             return mode
+        body = ex.body or None
+        size = 0 if body is None else len(body)
+        fields: dict[str, Any] = {
+            "uid": ex.uid,
+            "at_us": ex.started_us,
+            "worker": self.worker,
+            "method": ex.method,
+            "path": ex.path,
+            "endpoint": ex.endpoint.name,
+            "client_ip": ex.client_ip,
+            "stream": ex.stream,
+            "request_bytes": size,
+        }
+        for name in _MAY_BE_KNOWN:
+            if (value := getattr(ex, name)) is not None:
+                fields[name] = value
+        exact = ex.parsed is not None and ex.parsed.exact
+        plain = mode == "full" and exact and ex.filtered is None and body is not None and size < LONG_BYTES
+        if plain and self.sink.write_fields("begin", {**fields, "body": json_body(body or b"")}, size):
+            ex.capture = mode
+            return mode
         dropped = None if ex.upload is None else "streamed"
         record = Begin(
-            uid=ex.uid,
-            at_us=ex.started_us,
-            worker=self.worker,
-            method=ex.method,
-            path=ex.path,
-            endpoint=ex.endpoint.name,
-            request_id=ex.request_id,
-            client_ip=ex.client_ip,
-            user_agent=ex.user_agent,
-            key_name=ex.key_name,
-            session_hint=ex.session_hint,
-            tags=ex.tags,
-            metadata=ex.metadata,
-            model=ex.model,
-            stream=ex.stream,
-            request_bytes=len(ex.body or b""),
-            body=(ex.body or None) if mode == "full" else None,
-            body_is_json=ex.received_exact if ex.filtered is not None else bool(ex.parsed and ex.parsed.exact),
+            **fields,
+            body=body if mode == "full" else None,
+            body_is_json=ex.received_exact if ex.filtered is not None else exact,
             forwarded=json_body(ex.filtered) if ex.filtered is not None and mode == "full" else None,
             body_dropped=dropped if mode == "full" else "opted_out",
         )

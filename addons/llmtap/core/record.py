@@ -11,6 +11,7 @@ None of them has slots: orjson and `_plain` read a record's `__dict__` in a quar
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -134,7 +135,7 @@ def _one_line(json: bytes) -> bytes:
 
 def _body(data: bytes, is_json: bool) -> Any:
     if is_json:
-        return {"json": orjson.Fragment(_one_line(data))}
+        return json_body(data)
     try:
         return {"text": data.decode("utf-8")}
     except UnicodeDecodeError:
@@ -142,8 +143,8 @@ def _body(data: bytes, is_json: bool) -> Any:
 
 
 def json_body(data: bytes) -> dict[str, Any]:
-    """How JSON of our own is put into a record."""
-    return {"json": orjson.Fragment(data)}
+    """How valid JSON is put into a record."""
+    return {"json": orjson.Fragment(_one_line(data))}
 
 
 def body_bytes(stored: dict[str, Any] | None) -> bytes | None:
@@ -177,6 +178,12 @@ def encode_parts(record: Begin) -> tuple[bytes, bytes, bytes]:
     if body is None or not record.body_is_json:
         return encode(record), b"", b""
     return orjson.dumps(_plain(replace(record, body=None)))[:-1] + b',"body":{"json":', _one_line(body), b"}}"
+
+
+def encode_fields(kind: Literal["begin", "end"], fields: Mapping[str, Any]) -> bytes:
+    """As `encode`, for a record that is given as its fields, those that are None left out and bodies as `json_body` has them:
+    a third of the price. Raises as `encode`."""
+    return orjson.dumps({"v": VERSION, "t": kind, **fields})
 
 
 def encode(record: Begin | End) -> bytes:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import errno
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
 from llmtap.core.errors import SpoolError
-from llmtap.core.record import VERSION, Begin, Choice, End, encode
+from llmtap.core.record import VERSION, Begin, Choice, End, encode, encode_fields
 from llmtap.spool.ladder import Ladder, Level, Why, ample, level_for
 from llmtap.spool.long import LONG_BYTES, LongRecords, Pending
 from llmtap.spool.segment import scan
@@ -80,6 +80,17 @@ class SpoolSink:
     def write_begin(self, record: Begin) -> bool:
         """Writes the first record of an exchange. False when it was dropped. Never raises for disk trouble."""
         return self._write(record)
+
+    def write_fields(self, kind: Literal["begin", "end"], fields: Mapping[str, Any], body_size: int = 0) -> bool:
+        """Writes a record given as `encode_fields` takes it. False: nothing was written, it must come as a whole."""
+        cap = self._max_body_bytes
+        if (cap is not None and body_size > cap) or not self._keeps_all():
+            return False
+        try:
+            self._appended += self._segment.append(encode_fields(kind, fields))
+        except (SpoolError, TypeError, ValueError):
+            return False
+        return True
 
     def write_begin_soon(self, record: Begin) -> Pending | None:
         """`write_begin`, but a long record is left to a thread. Call `again` when it is done.

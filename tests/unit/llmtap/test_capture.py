@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from llmtap.capture import GRACE_S, Capture, CaptureUnavailable, WriterProcess
 from llmtap.core.config import Config
 from llmtap.core.endpoints import ENDPOINTS
 from llmtap.core.errors import SpoolError
-from llmtap.core.record import Begin, Choice, Summary, Usage
+from llmtap.core.record import Choice, Summary, Usage
 from llmtap.exchange import Exchange
 from llmtap.spool.direct import DirectWriter
 from llmtap.spool.reader import read
@@ -75,10 +75,10 @@ async def test_what_fails_out_of_sight_is_told_where_it_is_counted(tmp_path: Pat
     capture.start()
     ex = exchange()
 
-    def broken(record: Begin) -> bool:
+    def broken(kind: str, fields: Mapping[str, Any], body_size: int = 0) -> bool:
         raise RuntimeError("oops")
 
-    monkeypatch.setattr(capture.sink, "write_begin", broken)
+    monkeypatch.setattr(capture.sink, "write_fields", broken)
     capture.on_request(tflow.tflow(), ex)
     await asyncio.sleep(0)
     ex.finalise("ok", ex.started)
