@@ -49,7 +49,7 @@ class DirectWriter(SegmentWriter):
         with suppress(OSError):
             fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND | _DIRECT)
 
-    def _put(self, size: int, line: Sequence[bytes]) -> int:
+    def _put(self, line: Sequence[bytes]) -> int:
         try:
             return self._put_blocks(line)
         except OSError as error:

@@ -44,7 +44,8 @@ def block_header(json: Sequence[bytes], block: int) -> tuple[bytes, int]:
 
 def frame(json: bytes) -> bytes:
     """The line of a record. Raises ValueError as `header`."""
-    return b"%b%b\n" % (header(json), json)
+    _one_line(json)
+    return b"%08x %d %b\n" % (crc32(json), len(json), json)
 
 
 def _one_line(json: bytes) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llmtap.core.errors import SpoolError
-from llmtap.spool.frame import header
+from llmtap.spool.frame import frame, header
 from llmtap.spool.segment import Segment, lock, parse_name, scan
 
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -94,14 +94,18 @@ class SegmentWriter:
 
     def append(self, json: bytes) -> int:
         """Writes one record and returns its bytes on disk. All or nothing: SpoolError means that nothing was kept."""
-        head = header(json)
-        return self._append(len(head) + len(json) + 1, (head, json, b"\n"))
+        if len(json) >= _LONG:
+            head = header(json)
+            return self._append(len(head) + len(json) + 1, (head, json, b"\n"))
+        line = frame(json)
+        return self._append(len(line), (line,))
 
     def _append(self, size: int, line: Sequence[bytes]) -> int:
+        """Appends a line that comes in parts and has `size` bytes."""
         if self._size + size > self._segment_bytes or self._clock() >= self._look_at or self._reopen:
             self._ready(size)
         try:
-            if self._put(size, line) < size:
+            if self._put(line) < size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # how a full disk shows first
         except OSError as error:
             self._take_back()
@@ -109,11 +113,9 @@ class SegmentWriter:
         self._size += size
         return size
 
-    def _put(self, size: int, line: Sequence[bytes]) -> int:
+    def _put(self, line: Sequence[bytes]) -> int:
         """Writes a line at the end of the segment; returns how much of it there was room for."""
-        if size < _LONG:
-            return self._write(self._fd, b"".join(line))
-        return self._writev(self._fd, line)
+        return self._write(self._fd, line[0]) if len(line) == 1 else self._writev(self._fd, line)
 
     def _opened(self, fd: int) -> None:
         """A segment has been made."""
