@@ -17,7 +17,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,6 +71,7 @@ class Capture:
         self._rules = CaptureRules(config.capture)
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._forwarded: list[Exchange] = []  # in this turn of the loop: their records are still to be begun
 
     # lifecycle
 
@@ -104,7 +104,9 @@ class Capture:
     def on_request(self, flow: http.HTTPFlow, ex: Exchange) -> None:
         if not self._required:
             if self._loop is not None:
-                self._loop.call_soon(self._begin_once, ex)
+                if not self._forwarded:
+                    self._loop.call_soon(self._begin_forwarded)
+                self._forwarded.append(ex)
             else:
                 self._begin(ex)
             return
@@ -170,10 +172,15 @@ class Capture:
             end = End(**fields, body=ex.reply_body)
             self.sink.write_end(end if mode == "full" else _numbers(end))
 
-    def _begin_once(self, ex: Exchange) -> None:
-        if ex.capture is None:  # else it has ended already
-            with suppress(Exception):  # tried again at the end, where what a step raises is counted
+    def _begin_forwarded(self) -> None:
+        forwarded, self._forwarded = self._forwarded, []
+        for ex in forwarded:
+            if ex.capture is not None:
+                continue  # it has ended already
+            try:
                 self._begin(ex, soon=True)
+            except Exception:
+                continue  # tried again at the end, where what a step raises is counted
 
     async def _until(self, pending: Pending) -> None:
         """The reply waits for the request's record, but not for a disk that stands still."""

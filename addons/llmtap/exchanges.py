@@ -147,7 +147,8 @@ class Exchanges:
 
     def _run_sync(self, phase: str, flow: http.HTTPFlow, ex: Exchange) -> None:
         """Run a phase whose steps never wait."""
-        for step in self._steps(phase, ex):
+        gateway = self._gateway
+        for step in gateway.steps[phase] if gateway is not None and not self._under else self._steps(phase, ex):
             try:
                 step.call(flow, ex)
             except Exception as error:
@@ -158,8 +159,9 @@ class Exchanges:
         self, phase: str, flow: http.HTTPFlow, ex: Exchange, then: Callable[[http.HTTPFlow, Exchange], None]
     ) -> Awaitable[None] | None:
         """Run a phase; an awaitable comes back only when a step has to wait."""
-        steps = self._steps(phase, ex)
-        for i, step in enumerate(steps):
+        gateway = self._gateway
+        steps = gateway.steps[phase] if gateway is not None and not self._under else self._steps(phase, ex)
+        for step in steps:
             try:
                 waiting = step.call(flow, ex)
             except Exception as error:
@@ -167,7 +169,7 @@ class Exchanges:
                     return None
                 continue
             if waiting is not None and inspect.isawaitable(waiting):
-                return self._rest(waiting, step, steps[i + 1 :], phase, flow, ex, then)
+                return self._rest(waiting, step, steps[steps.index(step) + 1 :], phase, flow, ex, then)
         then(flow, ex)
         return None
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from zlib import crc32
 
 #: of a line without its JSON and the digits of its length
+_TWO_LINES = "a spool record is one line: no line feed inside"
 _FIXED = len("01234567") + len("  \n")
 
 
@@ -44,13 +45,14 @@ def block_header(json: Sequence[bytes], block: int) -> tuple[bytes, int]:
 
 def frame(json: bytes) -> bytes:
     """The line of a record. Raises ValueError as `header`."""
-    _one_line(json)
+    if b"\n" in json:  # as `_one_line`; twice a request
+        raise ValueError(_TWO_LINES)
     return b"%08x %d %b\n" % (crc32(json), len(json), json)
 
 
 def _one_line(json: bytes) -> None:
     if b"\n" in json:
-        raise ValueError("a spool record is one line: no line feed inside")
+        raise ValueError(_TWO_LINES)
 
 
 def unframe(line: bytes) -> bytes | Bad:
