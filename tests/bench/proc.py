@@ -12,7 +12,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 TICK = os.sysconf("SC_CLK_TCK")
@@ -76,6 +76,19 @@ def stop(process: subprocess.Popen[str]) -> None:
     process.wait()
     if process.stdout is not None:
         process.stdout.close()
+
+
+@contextlib.contextmanager
+def paused(processes: Sequence[subprocess.Popen[str]]) -> Iterator[None]:
+    """Processes that `spawn` started stand still, with what they started."""
+    try:
+        for process in processes:
+            os.killpg(process.pid, signal.SIGSTOP)
+        yield
+    finally:
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGCONT)
 
 
 def family(pid: int) -> list[int]:

@@ -97,7 +97,9 @@ class Bench:
             if n >= rounds and again:  # beside what it is compared with
                 again = [t for t in chosen if t in again or t.name in ("direct", "nginx")]
             for target in again:
-                result = load(target, self.backend, self.nice, seconds=scenario.seconds[self.mode], **scenario.job)
+                others = [t.process for t in self.targets if t is not target and t.process is not None]
+                with proc.paused(others):
+                    result = load(target, self.backend, self.nice, seconds=scenario.seconds[self.mode], **scenario.job)
                 raw[target.name].append(result)
                 proc.settle(target.pids)
         self.raw[scenario.key] = raw
