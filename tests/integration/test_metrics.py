@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +203,9 @@ def test_top_on_a_terminal(gateway: Gateway) -> None:
     ours, theirs = pty.openpty()
     argv = [*LLMTAP, "top", gateway.url, "--interval", "0.1"]
     env = environment() | {"TERM": "xterm", "COLUMNS": "160", "LINES": "40"}
-    process = subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs, env=env)
+    # a shell without job control has what it puts into the background ignore Ctrl-C, this test's processes with it
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs, env=env, preexec_fn=heed)
     os.close(theirs)
     os.set_blocking(ours, False)
     screen = b""

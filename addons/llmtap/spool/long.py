@@ -36,7 +36,7 @@ class Pending:
         self._tell: Callable[[], object] | None = None
 
     def then(self, tell: Callable[[], object]) -> None:
-        """Calls `tell` once, when it is done, usually in the writing thread."""
+        """Calls `tell` when it is done, usually in the writing thread (twice where both threads find it done at once)."""
         self._tell = tell
         if self.done:
             self._told()
