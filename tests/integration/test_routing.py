@@ -381,6 +381,7 @@ async def test_many_healthy_requests_open_no_breaker(tmp_path: Path) -> None:
     many = 2048
     with running_sim(model="big", tokens_per_second=0, ttft_ms=1500, max_num_seqs=4096) as sim:
         config = {"backends": [backend("a", sim, max_concurrency=4096)], "routing": {"health_interval_s": 0.2}}
+        config["timeouts"] = {"connect_s": 60}  # on a machine that is busy with other things, too
         with running_gateway(tmp_path, config | {"logging": {"request_log": False}}) as gateway:
             wait_up(gateway)
             body = json.dumps(chat("slowly", stream=True)).encode()
