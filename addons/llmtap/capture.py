@@ -1,10 +1,11 @@
 """Capture: two records an exchange into the spool, and the writer process that brings them into SQLite.
 
 `begin` is written when a request is forwarded: in the same turn of the event loop, while the backend has it already, with
-`capture.required` before that. That of a long request is written by a thread, and the reply waits for it. `end` is written when
-its exchange is finalised, before the client has the last byte: whoever saw a complete reply finds it in the database, whatever
-is killed. Disk trouble never reaches a request (unless `capture.required`), it is counted. Neither headers nor queries are
-captured, so no key can be.
+`capture.required` before that. That of a long request is written by a thread, and a reply that comes later than `GRACE_S` waits
+for it. `end` is written when its exchange is finalised, before the client has the last byte: whoever saw a complete reply finds
+it in the database, whatever is killed (its request's text too, but for a long one that was answered within `GRACE_S`). Disk
+trouble never reaches a request (unless `capture.required`), it is counted. Neither headers nor queries are captured, so no key
+can be.
 """
 
 from __future__ import annotations

@@ -81,14 +81,17 @@ def stop(process: subprocess.Popen[str]) -> None:
 @contextlib.contextmanager
 def paused(processes: Sequence[subprocess.Popen[str]]) -> Iterator[None]:
     """Processes that `spawn` started stand still, with what they started."""
-    try:
+
+    def tell(number: signal.Signals) -> None:
         for process in processes:
-            os.killpg(process.pid, signal.SIGSTOP)
+            with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+                os.killpg(process.pid, number)
+
+    try:
+        tell(signal.SIGSTOP)
         yield
     finally:
-        for process in processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGCONT)
+        tell(signal.SIGCONT)
 
 
 def family(pid: int) -> list[int]:

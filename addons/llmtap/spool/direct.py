@@ -43,7 +43,7 @@ class DirectWriter(SegmentWriter):
         """`append` for a record that comes in parts."""
         head, spaces = block_header(json, _BLOCK)
         line = (head, *json, b" " * spaces + b"\n")
-        return self._append_parts(sum(map(len, line)), line)
+        return self._append(sum(map(len, line)), line)
 
     def _opened(self, fd: int) -> None:
         with suppress(OSError):

@@ -86,7 +86,7 @@ class LongRecords:
         if not waiting:
             self._moved_at = now
         if self._thread is None:
-            # a disk that stands still must not keep the process alive
+            # a daemon: whoever ends without `drain` is not held up by it
             self._thread = threading.Thread(target=self._run, name="llmtap long records", daemon=True)
             self._thread.start()
         self._given += size

@@ -141,7 +141,7 @@ class SpoolSink:
         if self._closed:
             self._ladder.drop("records", "io_error")
             return False
-        if self._max_body_bytes is None and self._ladder.intact and self.spool_bytes < self._ample:
+        if self._max_body_bytes is None and self._keeps_all():
             try:
                 self._appended += self._segment.append(encode(record))
                 return True

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from llmtap.core.errors import SpoolError
 from llmtap.spool.frame import frame, header
@@ -95,42 +94,28 @@ class SegmentWriter:
 
     def append(self, json: bytes) -> int:
         """Writes one record and returns its bytes on disk. All or nothing: SpoolError means that nothing was kept."""
-        if len(json) >= _LONG:
-            head = header(json)
-            return self._append_parts(len(head) + len(json) + 1, (head, json, b"\n"))
-        line = frame(json)
-        size = len(line)
-        if self._size + size > self._segment_bytes or self._clock() >= self._look_at or self._reopen:
-            self._ready(size)
-        try:
-            written = self._write(self._fd, line)
-        except OSError as error:
-            self._failed(error)
-        if written < size:
-            self._failed(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))  # how a full disk shows first
-        self._size += size
-        return size
+        if len(json) < _LONG:
+            line = frame(json)
+            return self._append(len(line), (line,))
+        head = header(json)
+        return self._append(len(head) + len(json) + 1, (head, json, b"\n"))
 
-    def _append_parts(self, size: int, line: Sequence[bytes]) -> int:
-        """`append` for a line of `size` bytes that comes in parts."""
+    def _append(self, size: int, line: Sequence[bytes]) -> int:
+        """Appends a line of `size` bytes that comes in parts."""
         if self._size + size > self._segment_bytes or self._clock() >= self._look_at or self._reopen:
             self._ready(size)
         try:
-            written = self._put(line)
+            if self._put(line) < size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # how a full disk shows first
         except OSError as error:
-            self._failed(error)
-        if written < size:
-            self._failed(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+            self._take_back()
+            raise spool_error(self.directory, error) from error
         self._size += size
         return size
 
     def _put(self, line: Sequence[bytes]) -> int:
         """Writes a line at the end of the segment; returns how much of it there was room for."""
-        return self._writev(self._fd, line)
-
-    def _failed(self, error: OSError) -> NoReturn:
-        self._take_back()
-        raise spool_error(self.directory, error) from error
+        return self._write(self._fd, line[0]) if len(line) == 1 else self._writev(self._fd, line)
 
     def _opened(self, fd: int) -> None:
         """A segment has been made."""
