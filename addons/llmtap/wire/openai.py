@@ -87,6 +87,8 @@ class OpenAIAssembler(Assembler):
                 return None
             role = delta.get("role") or None
             to = parts.content if given[0] == "content" else parts.reasoning
+            if role is not None and len(to) == 1:
+                return None  # few servers say it again with the next text
             path: tuple[str | int, ...] = ("choices", 0, "delta", given[0])
         elif type(choice.get("message")) is dict:
             return None

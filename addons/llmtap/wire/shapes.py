@@ -35,6 +35,8 @@ MAX_PIECE = 1024 * 1024
 MAX_SHAPES = 8
 #: how often a stream's events are tried for a shape, so that one whose every event looks different costs little more
 MAX_LEARNED = 16
+#: bytes of a tail and of a head that stand between two texts in any stream: `}` and a blank line, `data: ` or `event:`
+_TAIL, _HEAD = 3, 6
 
 _MARK = "\x02llmtap slot\x03"
 _MARKED = orjson.dumps(_MARK)
@@ -49,7 +51,7 @@ class Shape:
     called when another event came in between. None: it does nothing else.
     """
 
-    __slots__ = ("_before", "_behind", "_joint", "_least", "head", "joint", "parts", "restore", "tail")
+    __slots__ = ("_before", "_behind", "_between", "_least", "_seam", "head", "joint", "parts", "restore", "tail")
 
     def __init__(self, head: bytes, tail: bytes, parts: list[str], restore: Callable[[], None] | None = None) -> None:
         """`head` ends with the opening quote, `tail` begins with the closing one and ends with the blank line."""
@@ -61,7 +63,10 @@ class Shape:
         self._before = len(head) - 1
         self._behind = len(tail) - 1
         self._least = len(head) + len(tail)
-        self._joint = len(self.joint)
+        # bytes.split prepares a long separator anew for each place it finds: a short one, out of the joint's middle, is found
+        # in a fifth of the time
+        self._seam = tail[-_TAIL:] + head[:_HEAD]
+        self._between = slice(len(head) - _HEAD, _TAIL - len(tail))
 
     def take(self, data: bytes) -> int:
         """`data` is whole events of this shape: their texts are taken, and how many are not empty is returned.
@@ -71,10 +76,10 @@ class Shape:
             return -1
         text = data[self._before : size - self._behind]  # with its quotes
         try:
-            if len(text) > self._joint:
-                texts = text.split(self.joint)
+            if len(text) > self._least:
+                texts = data[_HEAD:-_TAIL].split(self._seam)
                 if len(texts) > 1:
-                    return self._many(texts)
+                    return self._many(texts, text)
             value = _loads(text)
         except orjson.JSONDecodeError:
             return -1
@@ -83,11 +88,15 @@ class Shape:
         self.parts.append(value)
         return 1
 
-    def _many(self, texts: list[bytes]) -> int:
+    def _many(self, texts: list[bytes], whole: bytes) -> int:
+        between = self._between
+        texts = [text[between] for text in texts]
+        if self.joint.join(texts) != whole[1:-1]:
+            return -1
         joined = b'","'.join(texts)
         if b'\\"' in joined:
             return -1
-        values: list[Any] = _loads(b"[%b]" % joined)
+        values: list[Any] = _loads(b'["%b"]' % joined)
         if len(values) != len(texts):
             return -1
         try:

@@ -1,8 +1,8 @@
 """Streams read: bytes cut anywhere → events → an assembler, with a short way for events of a shape already learned.
 
 Any piece may be read in parts, as any cut of a stream gives the same events. So whole events at the end of a piece are
-offered to the shapes (`shapes`), all at once when they are alike, one by one when they are not, and what no shape takes goes
-through the event source and the assembler.
+offered to the shapes (`shapes`), as many at once as are alike, and what no shape takes goes through the event source and the
+assembler.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from llmtap.wire.sse import SseDecoder
 #: bytes of a stream that are read; what is kept of them is much less
 MAX_STREAM = 1024 * 1024 * 1024
 _END = b"\n\n"
+#: how often a piece may be found to have other events among those that looked alike; after that they are read one by one
+MAX_RUNS = 2
 
 
 class Faulty:
@@ -123,14 +125,36 @@ class StreamDecoder(Faulty):
             self._read(data[start:])
 
     def _read_each(self, events: bytes) -> None:
-        *rest, _empty = events.split(_END)
-        for event in rest:
-            event += _END
+        """Whole events that are not all alike: those that are, between others, at once."""
+        start, tries = 0, MAX_RUNS
+        while start < len(events):
+            end = self._alike(events, start) if tries else 0
+            if end:
+                count = self.quick(events[start:end])
+                if count >= 0:
+                    self._found += count
+                    start = end
+                    continue
+                tries -= 1
+            end = events.find(_END, start) + 2
+            if end == 1:  # a third line feed
+                end = len(events)
+            event = events[start:end]
             count = self.quick(event)
             if count >= 0:
                 self._found += count
             else:
                 self._read(event)
+            start = end
+
+    def _alike(self, events: bytes, start: int) -> int:
+        """Where the last event ends that may be of the same shape as the one at `start`, several of them; 0: nowhere."""
+        for shape in self._live:
+            if events.startswith(shape.head, start):
+                last = events.rfind(shape.tail, start)
+                end = last + len(shape.tail)
+                return end if last > events.find(_END, start) else 0
+        return 0
 
     def _read(self, data: bytes) -> None:
         self._left -= len(data)

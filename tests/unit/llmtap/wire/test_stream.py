@@ -19,7 +19,7 @@ from llmtap.wire.anthropic import AnthropicAssembler
 from llmtap.wire.assembler import Assembler
 from llmtap.wire.openai import OpenAIAssembler
 from llmtap.wire.responses import ResponsesAssembler
-from llmtap.wire.shapes import MAX_LEARNED
+from llmtap.wire.shapes import MAX_LEARNED, Shape
 from llmtap.wire.sse import SseDecoder
 from llmtap.wire.stream import StreamDecoder
 from support import cutting, naive, recordings
@@ -205,6 +205,31 @@ def test_nothing_is_taken_inside_an_event() -> None:
         stream.feed(piece)
     assert stream.quick(word) == -1
     assert same_both_ways("chat", pieces)[1] == 6
+
+
+def test_events_alike_between_others_are_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a server writes a short answer: one piece, with a first and last events of their own."""
+    taken: list[int] = []
+    take = Shape.take
+    monkeypatch.setattr(Shape, "take", lambda shape, data: taken.append(count := take(shape, data)) or count)
+    words = [chunk({"content": f"w{n} "}) for n in range(100)]
+    piece = chunk({"role": "assistant", "content": "x"}) + b"".join(words) + chunk({}) + b"data: [DONE]\n\n"
+    stream = decoder()
+    assert stream.feed(piece) == 101
+    assert max(taken) == 99
+    assert len(taken) < 12
+    assert same_both_ways("chat", [piece])[0].choices[0].content == "x" + "".join(f"w{n} " for n in range(100))
+
+
+def test_other_events_among_those_alike() -> None:
+    word, thought = chunk({"content": "x"}), chunk({"reasoning": "y"})
+    turns = [thought] * 9 + [word] * 9 + [thought] * 3 + [word] * 2
+    for more in ([], [b"\n"], [b": ping\n\n"], [b"data: x\n\n"]):
+        events = [*turns, *more, *turns, *more, word]
+        for cut in (1, 2, 11, 30):
+            same_both_ways("chat", [b"".join(events[:cut]), b"".join(events[cut:])])
+    summary, count, _ = same_both_ways("chat", [b"".join(turns * 4)])
+    assert (summary.choices[0].content, summary.choices[0].reasoning, count) == ("x" * 44, "y" * 48, 92)
 
 
 def test_limits_hold_on_the_short_way() -> None:
