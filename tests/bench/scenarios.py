@@ -24,6 +24,7 @@ class Scenario:
 
 P50, P99 = ("p50", "latency.p50", "us"), ("p99", "latency.p99", "us")
 CPU = ("CPU a request", "cpu_per_request", "us")
+TTFT = ("TTFT p50", "ttft.p50", "us"), ("TTFT p99", "ttft.p99", "us")
 STREAMS = (
     ("delivered", "delivered", "%"),
     ("one-way p50", "oneway.p50", "us"),
@@ -38,8 +39,14 @@ SCENARIOS = (
     Scenario(
         "ttft",
         "first token, c=1",
+        {"connections": 1, "stream": True, "tokens": 64},
+        TTFT,
+    ),
+    Scenario(
+        "ttft_paced",
+        "the same, 1 ms a token",
         {"connections": 1, "stream": True, "tokens": 4, "delay_us": 1000},
-        (("TTFT p50", "ttft.p50", "us"), ("TTFT p99", "ttft.p99", "us")),
+        TTFT,
     ),
     Scenario(
         "streams1000",

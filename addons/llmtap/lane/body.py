@@ -24,15 +24,17 @@ class Framing(Enum):
 
 
 class BodyWriter:
-    """Writes the pieces of one body. `tail` is the end of what was written, for the last words of a broken stream."""
+    """Writes the pieces of one body. `tail` is the end of what was written, for the last words of a broken stream.
+    `held`: bytes that go out with whatever is written next."""
 
-    __slots__ = ("_framing", "_left", "_recent", "_transport")
+    __slots__ = ("_framing", "_left", "_recent", "_transport", "held")
 
     def __init__(self, transport: asyncio.WriteTransport, framing: Framing, length: int = 0) -> None:
         self._transport = transport
         self._framing = framing
         self._left = length
         self._recent: deque[bytes] = deque(maxlen=_RECENT)
+        self.held = b""
 
     @property
     def tail(self) -> bytes:
@@ -60,13 +62,26 @@ class BodyWriter:
         if self._framing is Framing.CHUNKED:  # nearly always
             self._recent.append(data)
             # never writelines: asyncio before 3.13.2 does not pause its protocol there (CVE-2024-12254)
-            self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
-        elif (encoded := self.encode(data)) != b"":
-            self._transport.write(encoded)
+            self._put(b"%x\r\n%b\r\n" % (len(data), data))
+        else:
+            self._put(self.encode(data))
 
-    def end(self, trailers: bytes = b"\r\n") -> bool:
-        """The clean end. `trailers`: lines and the empty line. False when the connection has to close to show the end."""
+    def end(self, last: bytes = b"", trailers: bytes = b"\r\n") -> bool:
+        """The last piece, if there is one more, and the clean end. `trailers`: lines and the empty line. False when the
+        connection has to close to show the end."""
+        encoded = self.encode(last) if last else b""
         if self._framing is Framing.CHUNKED:
-            self._transport.write(b"0\r\n" + trailers)
+            self._put(b"%b0\r\n%b" % (encoded, trailers))
             return True
+        self._put(encoded)
         return self._framing is Framing.EMPTY or (self._framing is Framing.LENGTH and self._left == 0)
+
+    def flush(self) -> None:
+        """Write what is held."""
+        self._put(b"")
+
+    def _put(self, data: bytes) -> None:
+        if self.held:
+            data, self.held = self.held + data, b""
+        if data:
+            self._transport.write(data)

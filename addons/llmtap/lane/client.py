@@ -66,7 +66,9 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
-        self.transport.set_write_buffer_limits(self.lane.limits.high_water)
+        # uvloop keeps what is written until the end of its turn, unless more is buffered than this: a first token would wait for
+        # all that is to be done with it, and a turn's first stream for its last
+        self.transport.set_write_buffer_limits(0)
         tls = transport.get_extra_info("ssl_object")
         now = time.time()
         self.conn = Client(

@@ -76,6 +76,7 @@ class Lane:
         self.fire_flow: Callable[[str, http.HTTPFlow], Awaitable[None] | None] = self._dispatcher.fire_flow
         self.pool = Pool(self.loop, self.limits, self.kinds, self.fire, self._upstream_tls)
         self._clients: set[ClientConnection] = set()
+        self.running = 0  # exchanges, websockets too
         self._listeners: set[Listener] = set()
         self._server_tls: ssl.SSLContext | None = None
         self.draining = False  # no more listeners, no more connections

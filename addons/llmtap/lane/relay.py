@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from llmtap.lane.client import ClientConnection
 
 log = logging.getLogger("llmtap.lane")
+#: with so few exchanges at once a stream that is here to its end is written in two calls, its text before what is done at the
+#: end; with more, one call costs less
+_FEW = 4
 
 
 class Relay:
@@ -82,6 +85,7 @@ class Relay:
     async def run(self) -> None:
         """Never raises but for a cancellation from outside (the end of the process)."""
         flow = self._flow
+        self._lane.running += 1
         try:
             try:
                 await self._serve(flow)
@@ -93,6 +97,7 @@ class Relay:
             if self._out.keep and not self._inbound.complete:
                 self._out.keep = not self._gone and await self._arrival.swallow()
         finally:
+            self._lane.running -= 1
             flow.live = False
             if self._gone:
                 self._lane.goes_on(self, False)
@@ -219,7 +224,7 @@ class Relay:
         if first:
             first = pieces.changed(first)
         if not self._gone:
-            pieces.writer = self._out.begin(response, first)
+            pieces.writer = self._out.begin(response, first, hold=upstream.reply.complete and lane.running > _FEW)
         upstream.sink = pieces
         pieces.written()
         if self._client.write_paused and not self._gone and not attempts.plan.shared:
@@ -412,8 +417,10 @@ class Relay:
                 self._out.send_whole(response)
             except InternalError as unsendable:
                 self._out.send_whole(self._lane.plain_answer(flow, unsendable))
-        elif writer.framing in (Framing.CHUNKED, Framing.CLOSE):
-            writer.write(self._lane.last_words_of(flow, error, writer.tail))
+        else:
+            writer.flush()
+            if writer.framing in (Framing.CHUNKED, Framing.CLOSE):
+                writer.write(self._lane.last_words_of(flow, error, writer.tail))
 
     def _fail_upstream(self, error: Exception) -> None:
         if self._attempts is not None:

@@ -33,8 +33,9 @@ class ResponseWriter:
         self.keep = inbound.keep_alive
         self.sent = False
 
-    def begin(self, response: http.Response, first: bytes) -> BodyWriter:
-        """The head and the first piece of a body whose length is not known in advance. Raises InternalError."""
+    def begin(self, response: http.Response, first: bytes, *, hold: bool = False) -> BodyWriter:
+        """The head and the first piece of a body whose length is not known in advance; `hold`: they go out with what is
+        written next. Raises InternalError."""
         self._decide_keep()
         data = response.data
         declared = declared_length(data.headers)
@@ -49,19 +50,20 @@ class ResponseWriter:
             self.keep = False
         head = self._head(data, None if data.status_code == 204 else declared, framing is Framing.CHUNKED)
         writer = BodyWriter(self._client.transport, framing, declared or 0)
-        self._client.transport.write(head + writer.encode(first) if first else head)
+        writer.held = head + writer.encode(first) if first else head
+        if not hold:
+            writer.flush()
         return writer
 
     def finish(self, writer: BodyWriter, tail: bytes, trailers: http.Headers | None) -> None:
         """The last piece and the clean end."""
-        writer.write(tail)
         lines = b"\r\n"
         if trailers is not None:
             try:
                 lines = trailer_lines(trailers.fields, self._client.lane.kinds)
             except BadHead as error:
                 log.error("trailers not sent: %s", error)
-        if not writer.end(lines):
+        if not writer.end(tail, lines):
             self.keep = False
 
     def send_whole(self, response: http.Response) -> None:
@@ -74,8 +76,8 @@ class ResponseWriter:
             head = self._head(data, None, chunked=True)
             self.sent = True
             writer = BodyWriter(transport, Framing.CHUNKED)
-            transport.write(head + writer.encode(body))
-            self.finish(writer, b"", data.trailers)
+            writer.held = head
+            self.finish(writer, body, data.trailers)
             return
         if self._empty(data.status_code):
             body = b""

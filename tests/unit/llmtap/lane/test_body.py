@@ -45,8 +45,24 @@ def test_chunks_come_back_as_they_went(pieces: list[bytes]) -> None:
 
 def test_trailers_come_after_the_last_chunk() -> None:
     wire = Wire()
-    BodyWriter(wire, Framing.CHUNKED).end(b"X: y\r\n\r\n")
-    assert wire.got == b"0\r\nX: y\r\n\r\n"
+    BodyWriter(wire, Framing.CHUNKED).end(b"abc", b"X: y\r\n\r\n")
+    assert wire.got == b"3\r\nabc\r\n0\r\nX: y\r\n\r\n"
+    assert wire.writes == 1
+
+
+@pytest.mark.parametrize("framing", list(Framing))
+def test_what_is_held_goes_out_with_what_comes_next(framing: Framing) -> None:
+    wires = [Wire(), Wire(), Wire()]
+    for wire, last in zip(wires, (b"", b"abc", b""), strict=True):
+        writer = BodyWriter(wire, framing, 3)
+        writer.held = b"head "
+        assert wire.got == b""
+        if wire is wires[2]:
+            writer.flush()
+            assert wire.got == b"head "
+        writer.end(last)
+        assert wire.got.startswith(b"head ") and wire.got.count(b"head ") == 1
+    assert [wire.writes for wire in wires[:2]] == [1, 1]
 
 
 def test_a_length_is_never_exceeded_and_a_short_body_must_close() -> None:
