@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from mitmproxy import http
 
-from llmtap.lane import uvloop_loop_factory
+from llmtap.lane import relay, uvloop_loop_factory
 from support.lane import Limits, Peer, Streamer, echo, get, post, response, running_lane, until, upstream
 
 pytestmark = pytest.mark.integration
@@ -286,6 +289,65 @@ async def test_streaming_calls_the_callable_for_every_chunk_and_once_for_the_end
             step.set()
         assert await peer.until(b"0\r\n\r\n") == b"4\r\nbye!\r\n0\r\n\r\n"
         assert streamer.seen == [b"data: 0\n\n", b"data: 1\n\n", b"data: 2\n\n", b""]
+
+
+@pytest.mark.parametrize("few", [4, 0])
+def test_a_stream_that_is_here_to_its_end(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With few exchanges its text is with the client before its end is looked at, with more all goes in one call. On uvloop,
+    which by itself would write nothing before the end of its turn."""
+    monkeypatch.setattr(relay, "_FEW", few)
+    there: list[bytes] = []
+    peers: list[Peer] = []
+
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.message()
+            peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n0\r\n\r\n")
+
+    def look(data: bytes) -> bytes:
+        if not data:
+            with socket.socket(fileno=os.dup(peers[-1].writer.get_extra_info("socket").fileno())) as sock:
+                sock.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    there.append(sock.recv(1000, socket.MSG_PEEK))
+        return data or b"two"
+
+    async def scenario() -> None:
+        async with upstream(script) as up, running_lane(Streamer(look)) as lane:
+            lane.rec.candidates = [up.target()]
+            peers.append(peer := await lane.connect())
+            for _ in range(2):
+                peer.send(post(b"{}"))
+                await peer.head()
+                assert await peer.until(b"0\r\n\r\n") == b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"
+
+    with asyncio.Runner(loop_factory=uvloop_loop_factory) as runner:
+        runner.run(scenario())
+    assert [data.endswith(b"3\r\none\r\n") for data in there] == ([True, True] if few else [])
+
+
+@pytest.mark.parametrize("few", [4, 0])
+@pytest.mark.parametrize("framing", ["Transfer-Encoding: chunked\r\n\r\n3\r\none\r\n0\r\n\r\n", "Content-Length: 3\r\n\r\none"])
+async def test_a_stream_whose_end_fails_keeps_its_text(few: int, framing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "_FEW", few)
+
+    async def script(peer: Peer) -> None:
+        await peer.message()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n" + framing.encode())
+        await peer.rest()
+
+    def broken(data: bytes) -> bytes:
+        if not data:
+            raise ValueError("no")
+        return data
+
+    async with upstream(script) as up, running_lane(Streamer(broken)) as lane:
+        lane.rec.candidates = [up.target()]
+        peer = await lane.connect()
+        peer.send(post(b"{}"))
+        assert b" 200 OK\r\n" in await peer.head()
+        rest = await peer.rest()
+        assert b"one" in rest and (b"internal_error" in rest) is framing.startswith("T")
 
 
 @pytest.mark.parametrize("nothing", [b"", []])

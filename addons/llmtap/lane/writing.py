@@ -52,11 +52,13 @@ class ResponseWriter:
         writer = BodyWriter(self._client.transport, framing, declared or 0)
         writer.held = head + writer.encode(first) if first else head
         if not hold:
+            self._client.write_at_once(True)
             writer.flush()
         return writer
 
     def finish(self, writer: BodyWriter, tail: bytes, trailers: http.Headers | None) -> None:
         """The last piece and the clean end."""
+        self._client.write_at_once(False)
         lines = b"\r\n"
         if trailers is not None:
             try:

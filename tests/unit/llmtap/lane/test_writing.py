@@ -31,6 +31,7 @@ def test_declared_length(fields: mitm.Fields, length: int | None) -> None:
 class Written(asyncio.WriteTransport):
     def __init__(self) -> None:
         self.data = b""
+        self.at_once = False  # as the client connection has been told
 
     def write(self, data: Any) -> None:
         self.data += bytes(data)
@@ -41,7 +42,9 @@ def writer(version: bytes = b"HTTP/1.1", keep: bool = True, complete: bool = Tru
     inbound.method, inbound.version, inbound.keep_alive, inbound.complete = b"POST", version, keep, complete
     out = Written()
     lane = SimpleNamespace(limits=LaneLimits(), kinds=HeaderKinds())
-    client: Any = SimpleNamespace(lane=lane, transport=out, closing=False)
+    client: Any = SimpleNamespace(
+        lane=lane, transport=out, closing=False, write_at_once=lambda at_once: setattr(out, "at_once", at_once)
+    )
     return ResponseWriter(client, inbound), out, inbound
 
 
@@ -62,8 +65,18 @@ def test_a_body_of_unknown_length(version: bytes, head: bytes, body: bytes, keep
     w, out, _ = writer(version)
     response = http.Response.make(200)
     del response.headers["content-length"]
-    w.finish(w.begin(response, b"a"), b"b", None)
-    assert out.data == b"HTTP/1.1 200 OK\r\n" + head + body and w.keep is keep and not w.sent
+    body_writer = w.begin(response, b"a")
+    assert out.at_once and out.data.endswith(b"a\r\n" if keep else b"a")
+    w.finish(body_writer, b"b", None)
+    assert not out.at_once and out.data == b"HTTP/1.1 200 OK\r\n" + head + body and w.keep is keep and not w.sent
+
+
+def test_a_stream_that_is_here_to_its_end_may_be_held() -> None:
+    w, out, _ = writer()
+    body_writer = w.begin(http.Response.make(200, headers={"transfer-encoding": "chunked"}), b"a", hold=True)
+    assert out.data == b"" and not out.at_once
+    w.finish(body_writer, b"", None)
+    assert out.data.startswith(b"HTTP/1.1 200 OK\r\n") and out.data.endswith(b"1\r\na\r\n0\r\n\r\n")
 
 
 def test_a_connection_ends_when_the_unread_rest_is_too_much() -> None:
