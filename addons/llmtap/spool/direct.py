@@ -37,13 +37,15 @@ class DirectWriter(SegmentWriter):
 
     def append(self, json: bytes) -> int:
         """As `SegmentWriter.append`; waits for the disk."""
-        return self.append_parts((json,))
+        return self.append_group([(json,)])
 
-    def append_parts(self, json: Sequence[bytes]) -> int:
-        """`append` for a record that comes in parts."""
-        head, spaces = block_header(json, _BLOCK)
-        line = (head, *json, b" " * spaces + b"\n")
-        return self._append(sum(map(len, line)), line)
+    def append_group(self, records: Sequence[Sequence[bytes]]) -> int:
+        """`append` for several records at once, each in parts: all of them are kept, or none."""
+        lines: list[bytes] = []
+        for json in records:
+            head, spaces = block_header(json, _BLOCK)
+            lines += (head, *json, b" " * spaces + b"\n")
+        return self._append(sum(map(len, lines)), lines)
 
     def _opened(self, fd: int) -> None:
         with suppress(OSError):

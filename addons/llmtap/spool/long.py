@@ -17,6 +17,9 @@ from llmtap.spool.segment import LONG
 #: a record with a body of so many bytes is long: below, handing it over costs more than writing it
 LONG_BYTES = 131_072
 _MAX_WAITING = 64_000_000
+#: what comes while the thread takes a moment's rest, or writes, goes with the next write
+_PAUSE_S = 0.0005
+_GROUP_BYTES = 4_000_000
 #: a disk that has finished nothing for so long is not waited for
 _PATIENCE_S = 1.0
 
@@ -27,11 +30,12 @@ class Pending:
     Executor and Future of the standard library do the same at three times the price.
     """
 
-    __slots__ = ("_tell", "done", "record", "since")
+    __slots__ = ("_tell", "done", "record", "since", "size")
 
     def __init__(self, record: Begin, since: float) -> None:
         self.record: Begin | None = record
         self.since = since
+        self.size = len(record.body or b"")
         self.done = False
         self._tell: Callable[[], object] | None = None
 
@@ -68,6 +72,7 @@ class LongRecords:
         writer: Callable[[Path, str, str, int], DirectWriter] = DirectWriter,
     ) -> None:
         self._open = partial(writer, directory, worker, boot + LONG, segment_bytes)
+        self._group_bytes = min(_GROUP_BYTES, segment_bytes // 2)
         self._segment: DirectWriter | None = None  # made when there is something to write
         self._queue: SimpleQueue[Pending | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -79,9 +84,10 @@ class LongRecords:
 
     def put(self, record: Begin) -> Pending | None:
         """Has it written soon. None: not now, the disk does not keep up."""
-        size, now = len(record.body or b""), self._clock()
+        now = self._clock()
+        pending = Pending(record, now)
         waiting = self._given - self._taken
-        if waiting and (waiting + size > _MAX_WAITING or now - self._moved_at > _PATIENCE_S):
+        if waiting and (waiting + pending.size > _MAX_WAITING or now - self._moved_at > _PATIENCE_S):
             return None
         if not waiting:
             self._moved_at = now
@@ -89,8 +95,7 @@ class LongRecords:
             # a daemon: whoever ends without `drain` is not held up by it
             self._thread = threading.Thread(target=self._run, name="llmtap long records", daemon=True)
             self._thread.start()
-        self._given += size
-        pending = Pending(record, now)
+        self._given += pending.size
         self._queue.put(pending)
         return pending
 
@@ -112,15 +117,28 @@ class LongRecords:
             self._segment.close()
 
     def _run(self) -> None:
-        while (pending := self._queue.get()) is not None:
-            record = pending.record
-            assert record is not None
-            try:
-                if self._segment is None:
-                    self._segment = self._open()
-                self.written += self._segment.append_parts(encode_parts(record))
-            except Exception:  # of any kind: the sink tries once more, and tells
-                self.failed.append(record)
-            self._taken += len(record.body or b"")
+        going = True
+        while going and (first := self._queue.get()) is not None:
+            time.sleep(_PAUSE_S)  # noqa: TID251 (a rest: there is nothing to wait for)
+            group, size = [first], first.size
+            while size < self._group_bytes and not self._queue.empty():
+                if (more := self._queue.get()) is None:
+                    going = False
+                    break
+                group.append(more)
+                size += more.size
+            self._write(group)
+
+    def _write(self, group: list[Pending]) -> None:
+        """All of them or none: in one write, which costs little more than one of them."""
+        records = [pending.record for pending in group if pending.record is not None]
+        try:
+            if self._segment is None:
+                self._segment = self._open()
+            self.written += self._segment.append_group([encode_parts(record) for record in records])
+        except Exception:  # of any kind: the sink tries once more, and tells
+            self.failed.extend(records)
+        for pending in group:
+            self._taken += pending.size
             self._moved_at = self._clock()
             pending.settle()

@@ -102,7 +102,7 @@ async def test_a_long_request_is_written_by_a_thread_and_its_reply_waits_for_tha
     capture = Capture(config(tmp_path), lambda reason, n: None)
     capture.start()
     let_go = threading.Event()
-    monkeypatch.setattr(DirectWriter, "append_parts", gated(DirectWriter.append_parts, let_go))
+    monkeypatch.setattr(DirectWriter, "append_group", gated(DirectWriter.append_group, let_go))
     ex, quick = long_exchange(), long_exchange()
     for one in (ex, quick):
         capture.on_request(tflow.tflow(), one)
@@ -127,7 +127,7 @@ async def test_a_disk_that_stands_still_keeps_no_reply(tmp_path: Path, monkeypat
     capture = Capture(config(tmp_path), lambda reason, n: None)
     capture.start()
     let_go = threading.Event()
-    monkeypatch.setattr(DirectWriter, "append_parts", gated(DirectWriter.append_parts, let_go))
+    monkeypatch.setattr(DirectWriter, "append_group", gated(DirectWriter.append_group, let_go))
     ex = long_exchange()
     capture.on_request(tflow.tflow(), ex)
     await asyncio.sleep(GRACE_S * 2)
@@ -140,12 +140,12 @@ async def test_a_disk_that_stands_still_keeps_no_reply(tmp_path: Path, monkeypat
 
 
 async def test_what_the_thread_cannot_write_is_there_before_the_reply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: DirectWriter, json: Sequence[bytes]) -> int:
+    def broken(self: DirectWriter, records: Sequence[Sequence[bytes]]) -> int:
         raise SpoolError("broken")
 
     capture = Capture(config(tmp_path), lambda reason, n: None)
     capture.start()
-    monkeypatch.setattr(DirectWriter, "append_parts", broken)
+    monkeypatch.setattr(DirectWriter, "append_group", broken)
     ex = long_exchange()
     capture.on_request(tflow.tflow(), ex)
     await asyncio.sleep(0)

@@ -33,12 +33,14 @@ def test_lines_fill_blocks_and_read_like_any_other(tmp_path: Path) -> None:
     writer.close()
 
 
-def test_a_record_in_parts_is_one_line(tmp_path: Path) -> None:
+def test_records_in_parts_are_a_line_each(tmp_path: Path) -> None:
     writer = DirectWriter(tmp_path, "w", "b.long", 10_000_000)
-    writer.append_parts((b'{"a":', b"1" * 200_000, b"}"))
-    assert records(tmp_path) == [b'{"a":' + b"1" * 200_000 + b"}"]
+    written = writer.append_group([(b'{"a":', b"1" * 200_000, b"}"), (b"{}",)])
+    assert written == writer.size == writer.path.stat().st_size
+    assert records(tmp_path) == [b'{"a":' + b"1" * 200_000 + b"}", b"{}"]
     with pytest.raises(ValueError, match="one line"):
-        writer.append_parts((b"{", b"\n", b"}"))
+        writer.append_group([(b"{}",), (b"{", b"\n", b"}")])
+    assert len(records(tmp_path)) == 2, "all or none"
     writer.close()
 
 

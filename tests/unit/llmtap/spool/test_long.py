@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import orjson
 import pytest
 
 from llmtap.core.errors import SpoolError
 from llmtap.spool.direct import DirectWriter
-from llmtap.spool.long import LongRecords
+from llmtap.spool.long import _GROUP_BYTES, LongRecords
 from llmtap.spool.reader import read
 from llmtap.spool.segment import scan
 from support.records import begin
@@ -22,20 +23,25 @@ BODY = orjson.dumps({"model": "m", "prompt": "x" * 200_000})
 class Gate(DirectWriter):
     """A disk that stands still until it is let go."""
 
-    open = threading.Event()
+    writing, open = threading.Event(), threading.Event()
     broken = False
+    groups: ClassVar[list[int]] = []
 
-    def append_parts(self, json: Sequence[bytes]) -> int:
+    def append_group(self, records: Sequence[Sequence[bytes]]) -> int:
+        self.writing.set()
         assert self.open.wait(10)
         if self.broken:
             raise SpoolError("broken")
-        return super().append_parts(json)
+        self.groups.append(len(records))
+        return super().append_group(records)
 
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> type[Gate]:
     monkeypatch.setattr(Gate, "open", threading.Event())
+    monkeypatch.setattr(Gate, "writing", threading.Event())
     monkeypatch.setattr(Gate, "broken", False)
+    monkeypatch.setattr(Gate, "groups", [])
     return Gate
 
 
@@ -75,6 +81,20 @@ def test_whoever_waits_is_told_once(tmp_path: Path, gate: type[Gate]) -> None:
     assert told == [True]
     pending.then(lambda: told.append(False))
     assert told == [True, False], "who comes later is told at once"
+    long.close()
+
+
+def test_what_comes_while_it_writes_goes_with_the_next_write(tmp_path: Path, gate: type[Gate]) -> None:
+    long = LongRecords(tmp_path, "w", "boot", 100_000_000, writer=gate)
+    handed = [long.put(begin("u0", BODY))]
+    assert gate.writing.wait(10)
+    handed += [long.put(begin(f"u{n}", BODY)) for n in range(1, 30)]
+    gate.open.set()
+    long.drain()
+    assert all(p is not None and p.done for p in handed)
+    assert uids(tmp_path) == [f"u{n}" for n in range(30)]
+    assert gate.groups[0] == 1 and sum(gate.groups) == 30
+    assert max(gate.groups) == -(-_GROUP_BYTES // len(BODY)), "but not all of the memory there is"
     long.close()
 
 
