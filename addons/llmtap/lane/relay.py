@@ -38,6 +38,8 @@ log = logging.getLogger("llmtap.lane")
 #: with so few exchanges at once a stream that is here to its end is written in two calls, its text before what is done at the
 #: end; with more, one call costs less
 _FEW = 4
+#: with so many the moment is lost among the others', and calls that come together cost a tenth less
+_MANY = 100
 
 
 class Relay:
@@ -224,7 +226,8 @@ class Relay:
         if first:
             first = pieces.changed(first)
         if not self._gone:
-            pieces.writer = self._out.begin(response, first, hold=upstream.reply.complete and lane.running > _FEW)
+            hold = upstream.reply.complete and lane.running > _FEW
+            pieces.writer = self._out.begin(response, first, hold=hold, at_once=lane.running < _MANY)
         upstream.sink = pieces
         pieces.written()
         if self._client.write_paused and not self._gone and not attempts.plan.shared:
@@ -355,7 +358,7 @@ class Relay:
 
     async def _generate(self, flow: http.HTTPFlow, response: http.Response, pieces: AsyncIterator[bytes]) -> None:
         passing = self._pieces = Pieces(flow, None, self._lane.loop.time, self._fail_upstream)
-        passing.writer = writer = self._out.begin(response, b"")
+        passing.writer = writer = self._out.begin(response, b"", at_once=self._lane.running < _MANY)
         self._cancellable = task = asyncio.current_task()
         try:
             async for data in pieces:

@@ -33,9 +33,9 @@ class ResponseWriter:
         self.keep = inbound.keep_alive
         self.sent = False
 
-    def begin(self, response: http.Response, first: bytes, *, hold: bool = False) -> BodyWriter:
+    def begin(self, response: http.Response, first: bytes, *, hold: bool = False, at_once: bool = True) -> BodyWriter:
         """The head and the first piece of a body whose length is not known in advance; `hold`: they go out with what is
-        written next. Raises InternalError."""
+        written next; `at_once`: see `ClientConnection.write_at_once`. Raises InternalError."""
         self._decide_keep()
         data = response.data
         declared = declared_length(data.headers)
@@ -52,7 +52,7 @@ class ResponseWriter:
         writer = BodyWriter(self._client.transport, framing, declared or 0)
         writer.held = head + writer.encode(first) if first else head
         if not hold:
-            self._client.write_at_once(True)
+            self._client.write_at_once(at_once)
             writer.flush()
         return writer
 

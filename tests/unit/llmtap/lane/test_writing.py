@@ -71,11 +71,18 @@ def test_a_body_of_unknown_length(version: bytes, head: bytes, body: bytes, keep
     assert not out.at_once and out.data == b"HTTP/1.1 200 OK\r\n" + head + body and w.keep is keep and not w.sent
 
 
+def test_a_stream_among_many_waits_for_the_end_of_the_turn() -> None:
+    w, out, _ = writer()
+    w.begin(http.Response.make(200, headers={"transfer-encoding": "chunked"}), b"a", at_once=False)
+    assert out.data.endswith(b"1\r\na\r\n") and not out.at_once
+
+
 def test_a_stream_that_is_here_to_its_end_may_be_held() -> None:
     w, out, _ = writer()
     body_writer = w.begin(http.Response.make(200, headers={"transfer-encoding": "chunked"}), b"a", hold=True)
     assert out.data == b"" and not out.at_once
     w.finish(body_writer, b"", None)
+    assert not out.at_once
     assert out.data.startswith(b"HTTP/1.1 200 OK\r\n") and out.data.endswith(b"1\r\na\r\n0\r\n\r\n")
 
 
