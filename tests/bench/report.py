@@ -1,11 +1,13 @@
 """Results as tables: `python tests/bench/report.py FILE [FILE ...]` prints the Markdown of docs/benchmarks.md.
 
-What later files have (scenarios, memory) takes the place of what the first has; all their commands are named.
+What later files have (scenarios, memory) takes the place of what the first has; all their commands are named. With `--runs` the
+files are runs of the same: what each of them reached, and the median.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -209,8 +211,26 @@ def merged(files: list[Path]) -> Data:
     return dict(data)
 
 
+def across(runs: list[Data]) -> list[list[str]]:
+    """What the project set itself, and what each run reached of it."""
+    rows = [["goal", "must", *(run["time"] for run in runs), "median", "verdict"]]
+    for goal in GOALS:
+        values = [goal.value(run) for run in runs]
+        found = [value for value in values if value is not None]
+        if goal.must not in NO_BOUND and found:
+            median = statistics.median(found)
+            verdict = "reached" if goal.met(median, goal.must) else "**missed**"
+            shown = [amount(goal, value) for value in (*values, median)]
+            rows.append([goal.title, bound(goal, goal.must), *shown, verdict])
+    return rows
+
+
 def main() -> int:
-    print(markdown(merged([Path(name) for name in sys.argv[1:]])), end="")
+    names = sys.argv[1:]
+    if names[:1] == ["--runs"]:
+        print(markdown_table(across([json.loads(Path(name).read_text()) | {"time": Path(name).stem} for name in names[1:]])))
+    else:
+        print(markdown(merged([Path(name) for name in names])), end="")
     return 0
 
 

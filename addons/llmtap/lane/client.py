@@ -66,7 +66,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
-        self.write_at_once(False)
+        self.transport.set_write_buffer_limits(self.lane.limits.high_water)
         tls = transport.get_extra_info("ssl_object")
         now = time.time()
         self.conn = Client(
@@ -262,8 +262,10 @@ class ClientConnection(asyncio.Protocol):
     def write_at_once(self, at_once: bool) -> None:
         """uvloop keeps what is written until the end of its turn, unless more is buffered than the limit: one call for what
         comes together, and many clients woken together. `at_once`: a first token would wait for all that is to be done with
-        it, and a turn's first stream for its last. A client whose socket is full stops its backend then."""
-        self.transport.set_write_buffer_limits(0 if at_once else self.lane.limits.high_water)
+        it, and a turn's first stream for its last. A client whose socket is full stops its backend then. Not with TLS, which
+        with a limit of nothing would write nothing at all."""
+        if not self.conn.tls:
+            self.transport.set_write_buffer_limits(0 if at_once else self.lane.limits.high_water)
 
     def expect_body(self, inbound: Inbound) -> None:
         """Someone waits for the rest of this request: from now on it has to keep coming."""

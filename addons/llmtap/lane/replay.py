@@ -68,6 +68,9 @@ class NoClient(ClientConnection):
     def finished(self, keep: bool, unread: bool) -> None:
         """There is no next request."""
 
+    def write_at_once(self, at_once: bool) -> None:
+        """Nothing is written."""
+
 
 class _Nowhere(asyncio.Transport):
     def write(self, data: Any) -> None:
