@@ -213,7 +213,7 @@ def merged(files: list[Path]) -> Data:
 
 def across(runs: list[Data]) -> list[list[str]]:
     """What the project set itself, and what each run reached of it."""
-    rows = [["goal", "must", *(run["time"] for run in runs), "median", "verdict"]]
+    rows = [["goal", "must", *(run["name"] for run in runs), "median", "verdict"]]
     for goal in GOALS:
         values = [goal.value(run) for run in runs]
         found = [value for value in values if value is not None]
@@ -228,7 +228,7 @@ def across(runs: list[Data]) -> list[list[str]]:
 def main() -> int:
     names = sys.argv[1:]
     if names[:1] == ["--runs"]:
-        print(markdown_table(across([json.loads(Path(name).read_text()) | {"time": Path(name).stem} for name in names[1:]])))
+        print(markdown_table(across([json.loads(Path(name).read_text()) | {"name": Path(name).stem} for name in names[1:]])))
     else:
         print(markdown(merged([Path(name) for name in names])), end="")
     return 0

@@ -52,7 +52,8 @@ class ResponseWriter:
         writer = BodyWriter(self._client.transport, framing, declared or 0)
         writer.held = head + writer.encode(first) if first else head
         if not hold:
-            self._client.write_at_once(at_once)
+            if at_once:
+                self._client.write_at_once(True)
             writer.flush()
         return writer
 

@@ -17,8 +17,7 @@ from llmtap.spool.segment import LONG
 #: a record with a body of so many bytes is long: below, handing it over costs more than writing it
 LONG_BYTES = 131_072
 _MAX_WAITING = 64_000_000
-#: what comes while the thread takes a moment's rest, or writes, goes with the next write
-_PAUSE_S = 0.0005
+#: what comes while the thread writes goes with the next write, about so much at most
 _GROUP_BYTES = 4_000_000
 #: a disk that has finished nothing for so long is not waited for
 _PATIENCE_S = 1.0
@@ -119,7 +118,6 @@ class LongRecords:
     def _run(self) -> None:
         going = True
         while going and (first := self._queue.get()) is not None:
-            time.sleep(_PAUSE_S)  # noqa: TID251 (a rest: there is nothing to wait for)
             group, size = [first], first.size
             while size < self._group_bytes and not self._queue.empty():
                 if (more := self._queue.get()) is None:

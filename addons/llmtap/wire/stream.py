@@ -20,7 +20,7 @@ from llmtap.wire.sse import SseDecoder
 MAX_STREAM = 1024 * 1024 * 1024
 _END = b"\n\n"
 #: how often a piece may be found to have other events among those that looked alike; after that they are read one by one
-MAX_RUNS = 2
+_MAX_RUNS = 2
 
 
 class Faulty:
@@ -126,7 +126,7 @@ class StreamDecoder(Faulty):
 
     def _read_each(self, events: bytes) -> None:
         """Whole events that are not all alike: those that are, between others, at once."""
-        start, tries = 0, MAX_RUNS
+        start, tries = 0, _MAX_RUNS
         while start < len(events):
             end = self._alike(events, start) if tries else 0
             if end:
