@@ -104,6 +104,8 @@ class Fake:
         self.listener = socket.create_server(("127.0.0.1", port), backlog=16384)
         self.listener.setblocking(False)
         self.port = int(self.listener.getsockname()[1])
+        self.room = bytearray(proc.ROOM)
+        self.view = memoryview(self.room)
         self.epoll = select.epoll()
         self.epoll.register(self.listener, select.EPOLLIN)
         self.connections: dict[int, Connection] = {}
@@ -161,7 +163,7 @@ class Fake:
 
     def read(self, c: Connection) -> None:
         try:
-            data = c.sock.recv(262144)
+            data = bytes(self.view[: c.sock.recv_into(self.room)])
         except BlockingIOError:
             return
         except OSError:

@@ -138,6 +138,8 @@ class Load:
     def __init__(self, job: Job) -> None:
         self.job, self.kinds = job, requests_of(job)
         self.epoll = select.epoll()
+        self.room = bytearray(proc.ROOM)
+        self.view = memoryview(self.room)
         self.by_fd: dict[int, Connection] = {}
         self.waiting: deque[tuple[int, Connection]] = deque()  # (when, who) connects again after a failure
         self.counting = False
@@ -210,13 +212,14 @@ class Load:
     def readable(self, c: Connection) -> None:
         assert c.sock is not None
         try:
-            data = c.sock.recv(262144)
+            size = c.sock.recv_into(self.room)
         except BlockingIOError:
             return
         except OSError as error:
             self.fail(c, f"recv: {error}")
             return
         t = now_ns()
+        data = bytes(self.view[:size])
         if not data:
             if c.status and c.left == TO_THE_END:
                 self.complete(c, t)
