@@ -51,7 +51,7 @@ SCENARIOS = (
     Scenario(
         "streams1000",
         "1000 streams x 20/s",
-        {"connections": 1000, "stream": True, "tokens": 600, "delay_us": 50_000, "warm": 0.7},
+        {"connections": 1000, "stream": True, "tokens": 600, "delay_us": 50_000, "warm": 0.7, "ramp": 400.0},
         STREAMS,
         {SHORT: 1.5, FULL: 4.0},
         slow=SLOW,
