@@ -59,7 +59,7 @@ SCENARIOS = (
     Scenario(
         "streams4000",
         "4000 streams x 5/s",
-        {"connections": 4000, "stream": True, "tokens": 200, "delay_us": 200_000, "warm": 1.0, "ramp": 1600.0},
+        {"connections": 4000, "stream": True, "tokens": 200, "delay_us": 200_000, "warm": 1.0, "ramp": 400.0},
         STREAMS,
         {SHORT: 1.5, FULL: 4.0},
         {SHORT: 2, FULL: 3},
