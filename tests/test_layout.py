@@ -23,7 +23,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "lane": ("llmtap.core",),
     "addon": ("llmtap.core", "llmtap.wire", "llmtap.policy", "llmtap.spool", *MEETING_POINTS),
     "chain": ("llmtap",),
-    "launcher": ("llmtap.core", "llmtap.wire", "llmtap.policy", "llmtap.spool", "llmtap_launcher"),
+    # the middleware is a client that records, no addon
+    "launcher": ("llmtap.core", "llmtap.wire", "llmtap.policy", "llmtap.spool", "llmtap.middleware", "llmtap_launcher"),
 }
 #: the layers that may import mitmproxy
 MITMPROXY = {"lane", "addon", "chain"}

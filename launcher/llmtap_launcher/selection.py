@@ -6,6 +6,7 @@ of them; kinds add up. The empty name stands for none (`--key ''`: requests with
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ class SelectionError(LlmtapError):
 @dataclass(frozen=True, slots=True)
 class Selection:
     """A selection of exchanges. `since` (inclusive) and `until` (exclusive) are moments as `exchanges.started_at` has them
-    (`parse_moment` makes them); None: no limit."""
+    (`parse_moment` makes them); None: no limit. `uids`: only these exchanges; None: not only some."""
 
     since: str | None = None
     until: str | None = None
@@ -34,6 +35,7 @@ class Selection:
     keys: Sequence[str] = ()
     backends: Sequence[str] = ()
     tags: Sequence[str] = ()
+    uids: Sequence[str] | None = None
 
     def where(self, table: str = "e", prefix: str = "sel") -> tuple[str, dict[str, Any]]:
         """An SQL condition over `exchanges` under the name `table`, and its named parameters (each begins with `prefix`).
@@ -58,12 +60,19 @@ class Selection:
             parts.append(f"{table}.tags IS NOT NULL")  # there is an index of those that have any
         for tag in self.tags:
             parts.append(f"EXISTS (SELECT 1 FROM json_each({table}.tags) tag WHERE tag.value {_compared(tag)} {bound(tag)})")
+        if self.uids is not None:
+            parts.append(f"{table}.uid IN (SELECT value FROM json_each({bound(json.dumps(list(self.uids)))}))")
         return " AND ".join(parts) or "1", values
 
     @property
     def everything(self) -> bool:
         """Whether nothing is left out."""
-        return not (self.since or self.until or self.models or self.keys or self.backends or self.tags)
+        return not (self.since or self.until or self.models or self.keys or self.backends or self.by_row)
+
+    @property
+    def by_row(self) -> bool:
+        """Whether only the rows of exchanges can tell what belongs to it: statistics do not know tags, or exchanges."""
+        return bool(self.tags) or self.uids is not None
 
 
 def _any_of(column: str, names: Sequence[str], bound: Any) -> str:

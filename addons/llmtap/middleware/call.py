@@ -34,11 +34,12 @@ PATHS = {"chat": "/chat/completions", "completions": "/completions"}
 
 @dataclass(slots=True)
 class About:
-    """What the caller says of a call, for the log alone; none of it is sent."""
+    """What the caller says of a call beside its body. `headers` are sent; the rest is for the log alone."""
 
     metadata: Mapping[str, Any] | None = None
     tags: Sequence[str] | None = None
     session: str | None = None
+    headers: Mapping[str, str] | None = None
 
 
 @dataclass(slots=True)
@@ -80,6 +81,7 @@ class Call:
         self.stream = parsed.stream
         self.url = settings.base_url + PATHS[endpoint]
         self.retries = settings.retries
+        self._headers = {**settings.headers, **(about.headers or {})}
         self._endpoint, self._settings, self._journal, self._statistics = endpoint, settings, journal, statistics
         self._clock, self._wall_us = clock, wall_us
         self._started = self._last = clock()
@@ -116,7 +118,7 @@ class Call:
     def headers(self) -> dict[str, str]:
         """Of the request."""
         accept = "text/event-stream" if self.stream else "application/json"
-        return {"content-type": "application/json", "accept": accept, "x-request-id": self.uid, **self._settings.headers}
+        return {"content-type": "application/json", "accept": accept, "x-request-id": self.uid, **self._headers}
 
     def again(self, status: int | None, retry_after: str | None = None) -> float | None:
         """After an attempt that got this status (None: no answer): seconds to wait before the next, None when it was the last."""

@@ -24,7 +24,8 @@ class VLLMMiddleware(Logged):
     ./logs/vllm); `enable_file_logging` False: none. `max_log_size_mb`: size of one log file, then a new one begins
     (`VLLM_MAX_LOG_SIZE_MB`, 100). `timeout`: seconds to wait for the next byte (600; None: for ever), 5 to connect.
     `max_retries`: of calls that got no answer, or 408, 429 or 5xx; never once an answer has begun. `api_key`: `VLLM_API_KEY`.
-    `model`: of calls that name none (else the server's first). `key_name`: who asks, for the statistics. `transport`: httpx's.
+    `model`: of calls that name none (else the server's first). `key_name`: who asks, `backend`: how the server is called (its
+    address), for the statistics. `transport`: httpx's.
 
     Raises ValueError for wrong arguments, SpoolError for a folder that cannot be written.
     """
@@ -43,11 +44,12 @@ class VLLMMiddleware(Logged):
         headers: Mapping[str, str] | None = None,
         model: str | None = None,
         key_name: str | None = None,
+        backend: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         super().__init__(settings(
             base_url, log_dir, enable_file_logging, log_format, max_log_size_mb, timeout,
-            api_key=api_key, max_retries=max_retries, headers=headers, model=model, key_name=key_name,
+            api_key=api_key, max_retries=max_retries, headers=headers, model=model, key_name=key_name, backend=backend,
         ))  # fmt: skip
         self._http = httpx.AsyncClient(timeout=patience(self._settings.timeout), transport=transport, limits=LIMITS)
         self._syncing: asyncio.Task[None] | None = None
@@ -57,14 +59,14 @@ class VLLMMiddleware(Logged):
         self, messages: Messages, model: str | None = None, *, stream: Literal[False] = False,
         tools: Sequence[Mapping[str, Any]] | None = None, metadata: Mapping[str, Any] | None = None,
         tags: Sequence[str] | None = None, session: str | None = None, timeout: float | None = None,
-        extra_body: Mapping[str, Any] | None = None, **params: Any,
+        extra_body: Mapping[str, Any] | None = None, extra_headers: Mapping[str, str] | None = None, **params: Any,
     ) -> dict[str, Any]: ...  # fmt: skip
     @overload
     async def chat_completion(
         self, messages: Messages, model: str | None = None, *, stream: Literal[True],
         tools: Sequence[Mapping[str, Any]] | None = None, metadata: Mapping[str, Any] | None = None,
         tags: Sequence[str] | None = None, session: str | None = None, timeout: float | None = None,
-        extra_body: Mapping[str, Any] | None = None, **params: Any,
+        extra_body: Mapping[str, Any] | None = None, extra_headers: Mapping[str, str] | None = None, **params: Any,
     ) -> AsyncStream: ...  # fmt: skip
     async def chat_completion(
         self,
@@ -78,25 +80,28 @@ class VLLMMiddleware(Logged):
         session: str | None = None,
         timeout: float | None = None,
         extra_body: Mapping[str, Any] | None = None,
+        extra_headers: Mapping[str, str] | None = None,
         **params: Any,
     ) -> dict[str, Any] | AsyncStream:
         """A chat: the reply as OpenAI's API has it; with `stream`, its chunks (`async for`). `params`: any of the API's, None is
-        left out; `extra_body`: members whose names are taken by arguments. `metadata`, `tags`, `session` are logged, not
-        sent. Raises VLLMError."""
+        left out; `extra_body`: members whose names are taken by arguments; `extra_headers`: of this request. `metadata`,
+        `tags`, `session` are logged, not sent. Raises VLLMError."""
         body = chat_body(messages, await self._named(model), stream, tools, extra_body, params)
-        return await self._call("chat", body, About(metadata, tags, session), timeout)
+        return await self._call("chat", body, About(metadata, tags, session, extra_headers), timeout)
 
     @overload
     async def completions(
         self, prompt: str | Sequence[Any], model: str | None = None, *, stream: Literal[False] = False,
         metadata: Mapping[str, Any] | None = None, tags: Sequence[str] | None = None, session: str | None = None,
-        timeout: float | None = None, extra_body: Mapping[str, Any] | None = None, **params: Any,
+        timeout: float | None = None, extra_body: Mapping[str, Any] | None = None,
+        extra_headers: Mapping[str, str] | None = None, **params: Any,
     ) -> dict[str, Any]: ...  # fmt: skip
     @overload
     async def completions(
         self, prompt: str | Sequence[Any], model: str | None = None, *, stream: Literal[True],
         metadata: Mapping[str, Any] | None = None, tags: Sequence[str] | None = None, session: str | None = None,
-        timeout: float | None = None, extra_body: Mapping[str, Any] | None = None, **params: Any,
+        timeout: float | None = None, extra_body: Mapping[str, Any] | None = None,
+        extra_headers: Mapping[str, str] | None = None, **params: Any,
     ) -> AsyncStream: ...  # fmt: skip
     async def completions(
         self,
@@ -109,11 +114,12 @@ class VLLMMiddleware(Logged):
         session: str | None = None,
         timeout: float | None = None,
         extra_body: Mapping[str, Any] | None = None,
+        extra_headers: Mapping[str, str] | None = None,
         **params: Any,
     ) -> dict[str, Any] | AsyncStream:
         """A text completion of a prompt (or of several, or of token ids); otherwise as `chat_completion`."""
         body = text_body(prompt, await self._named(model), stream, extra_body, params)
-        return await self._call("completions", body, About(metadata, tags, session), timeout)
+        return await self._call("completions", body, About(metadata, tags, session, extra_headers), timeout)
 
     async def close(self) -> None:
         """Ends the connections, and the log."""

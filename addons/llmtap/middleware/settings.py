@@ -42,6 +42,7 @@ def settings(
     headers: Mapping[str, str] | None = None,
     model: str | None = None,
     key_name: str | None = None,
+    backend: str | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Settings:
     """Raises ValueError: one line that names the argument (or variable) and what may be."""
@@ -57,7 +58,7 @@ def settings(
     key = api_key or env.get("VLLM_API_KEY")
     return Settings(
         base_url=url,
-        backend=urlsplit(url).netloc.rpartition("@")[2],
+        backend=backend or urlsplit(url).netloc.rpartition("@")[2],
         log_dir=Path(log_dir or env.get("VLLM_LOG_DIR") or DEFAULT_DIR) if enable_file_logging else None,
         segment_bytes=size,
         timeout=timeout,

@@ -34,11 +34,12 @@ class SyncVLLMMiddleware(Logged):
         headers: Mapping[str, str] | None = None,
         model: str | None = None,
         key_name: str | None = None,
+        backend: str | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         super().__init__(settings(
             base_url, log_dir, enable_file_logging, log_format, max_log_size_mb, timeout,
-            api_key=api_key, max_retries=max_retries, headers=headers, model=model, key_name=key_name,
+            api_key=api_key, max_retries=max_retries, headers=headers, model=model, key_name=key_name, backend=backend,
         ))  # fmt: skip
         self._http = httpx.Client(timeout=patience(self._settings.timeout), transport=transport, limits=LIMITS)
         self._closing = threading.Event()
@@ -48,14 +49,14 @@ class SyncVLLMMiddleware(Logged):
         self, messages: Messages, model: str | None = None, *, stream: Literal[False] = False,
         tools: Sequence[Mapping[str, Any]] | None = None, metadata: Mapping[str, Any] | None = None,
         tags: Sequence[str] | None = None, session: str | None = None, timeout: float | None = None,
-        extra_body: Mapping[str, Any] | None = None, **params: Any,
+        extra_body: Mapping[str, Any] | None = None, extra_headers: Mapping[str, str] | None = None, **params: Any,
     ) -> dict[str, Any]: ...  # fmt: skip
     @overload
     def chat_completion(
         self, messages: Messages, model: str | None = None, *, stream: Literal[True],
         tools: Sequence[Mapping[str, Any]] | None = None, metadata: Mapping[str, Any] | None = None,
         tags: Sequence[str] | None = None, session: str | None = None, timeout: float | None = None,
-        extra_body: Mapping[str, Any] | None = None, **params: Any,
+        extra_body: Mapping[str, Any] | None = None, extra_headers: Mapping[str, str] | None = None, **params: Any,
     ) -> Stream: ...  # fmt: skip
     def chat_completion(
         self,
@@ -69,23 +70,26 @@ class SyncVLLMMiddleware(Logged):
         session: str | None = None,
         timeout: float | None = None,
         extra_body: Mapping[str, Any] | None = None,
+        extra_headers: Mapping[str, str] | None = None,
         **params: Any,
     ) -> dict[str, Any] | Stream:
         """As `VLLMMiddleware.chat_completion`."""
         body = chat_body(messages, self._named(model), stream, tools, extra_body, params)
-        return self._call("chat", body, About(metadata, tags, session), timeout)
+        return self._call("chat", body, About(metadata, tags, session, extra_headers), timeout)
 
     @overload
     def completions(
         self, prompt: str | Sequence[Any], model: str | None = None, *, stream: Literal[False] = False,
         metadata: Mapping[str, Any] | None = None, tags: Sequence[str] | None = None, session: str | None = None,
-        timeout: float | None = None, extra_body: Mapping[str, Any] | None = None, **params: Any,
+        timeout: float | None = None, extra_body: Mapping[str, Any] | None = None,
+        extra_headers: Mapping[str, str] | None = None, **params: Any,
     ) -> dict[str, Any]: ...  # fmt: skip
     @overload
     def completions(
         self, prompt: str | Sequence[Any], model: str | None = None, *, stream: Literal[True],
         metadata: Mapping[str, Any] | None = None, tags: Sequence[str] | None = None, session: str | None = None,
-        timeout: float | None = None, extra_body: Mapping[str, Any] | None = None, **params: Any,
+        timeout: float | None = None, extra_body: Mapping[str, Any] | None = None,
+        extra_headers: Mapping[str, str] | None = None, **params: Any,
     ) -> Stream: ...  # fmt: skip
     def completions(
         self,
@@ -98,11 +102,12 @@ class SyncVLLMMiddleware(Logged):
         session: str | None = None,
         timeout: float | None = None,
         extra_body: Mapping[str, Any] | None = None,
+        extra_headers: Mapping[str, str] | None = None,
         **params: Any,
     ) -> dict[str, Any] | Stream:
         """As `VLLMMiddleware.completions`."""
         body = text_body(prompt, self._named(model), stream, extra_body, params)
-        return self._call("completions", body, About(metadata, tags, session), timeout)
+        return self._call("completions", body, About(metadata, tags, session, extra_headers), timeout)
 
     def close(self) -> None:
         """Ends the connections, the pauses before retries, and the log."""

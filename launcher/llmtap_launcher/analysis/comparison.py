@@ -43,9 +43,19 @@ class _Sample:
     values: dict[str, array[float]] = field(default_factory=lambda: {name: array("d") for name in _COLUMNS})
 
 
-def compare(conn: sqlite3.Connection, a: Side, b: Side, *, pairs: int = 3, seed: int = 0, sample: int = SAMPLE) -> dict[str, Any]:
+def compare(
+    conn: sqlite3.Connection,
+    a: Side,
+    b: Side,
+    *,
+    pairs: int = 3,
+    seed: int = 0,
+    sample: int = SAMPLE,
+    matched: Sequence[tuple[int, int]] | None = None,
+) -> dict[str, Any]:
     """`a`, `b`: name and counts; `metrics`: a list of both values, `delta` (b - a), `change` (of a), `low` and `high` of the
-    delta's 95 % interval, `differs`; `pairs`: questions both answered, how many with equal replies, the latest few in full."""
+    delta's 95 % interval, `differs`; `pairs`: questions both answered, how many with equal replies, the latest few in full.
+    `matched`: ids of the exchanges of both that belong together (None: those with the same question)."""
     dice = Random(seed)
     left, right = (_sample(conn, side.selection, sample) for side in (a, b))
     metrics = [_rate(name, kind, left.tally, right.tally, dice) for name, kind in (("failed", "failed"), ("aborted", "aborted"))]
@@ -55,7 +65,9 @@ def compare(conn: sqlite3.Connection, a: Side, b: Side, *, pairs: int = 3, seed:
         "a": {"name": a.name, **_counts(left)},
         "b": {"name": b.name, **_counts(right)},
         "metrics": metrics,
-        "pairs": _pairs(conn, a.selection, b.selection, pairs),
+        "pairs": _pairs(conn, *_same_question(a.selection, b.selection), pairs)
+        if matched is None
+        else _pairs(conn, _MATCHED, {"matched": orjson.dumps(matched).decode()}, pairs),
     }
 
 
@@ -157,8 +169,16 @@ _SHOWN = (
 ).split()
 
 
-def _pairs(conn: sqlite3.Connection, a: Selection, b: Selection, most: int) -> dict[str, Any]:
-    """The latest exchange of each side for every question (the same messages and tools) that both were asked."""
+#: exchanges that both ended well, of those named
+_MATCHED = (
+    "SELECT x.id AS a_id, y.id AS b_id, x.output_tip = y.output_tip AS same FROM json_each(:matched) p "
+    "JOIN exchanges x ON x.id = json_extract(p.value, '$[0]') JOIN exchanges y ON y.id = json_extract(p.value, '$[1]') "
+    "WHERE x.output_tip IS NOT NULL AND y.output_tip IS NOT NULL"
+)
+
+
+def _same_question(a: Selection, b: Selection) -> tuple[str, dict[str, Any]]:
+    """The latest exchange of each side for every question (the same messages and tools) that both were asked, as SQL."""
     here, values = a.where(prefix="a_")
     there, more = b.where(prefix="b_")
     sql = (
@@ -166,8 +186,12 @@ def _pairs(conn: sqlite3.Connection, a: Selection, b: Selection, most: int) -> d
         "SELECT a.id AS a_id, b.id AS b_id, x.output_tip = y.output_tip AS same FROM a JOIN b USING (input_tip, tools) "
         "JOIN exchanges x ON x.id = a.id JOIN exchanges y ON y.id = b.id WHERE a.id <> b.id"
     )
-    count, same = conn.execute(f"SELECT count(*), coalesce(sum(same), 0) FROM ({sql})", {**values, **more}).fetchone()
-    latest = conn.execute(f"{sql} ORDER BY a.id DESC LIMIT :most", {**values, **more, "most": most}).fetchall()
+    return sql, {**values, **more}
+
+
+def _pairs(conn: sqlite3.Connection, sql: str, values: Mapping[str, Any], most: int) -> dict[str, Any]:
+    count, same = conn.execute(f"SELECT count(*), coalesce(sum(same), 0) FROM ({sql})", values).fetchone()
+    latest = conn.execute(f"{sql} ORDER BY a_id DESC LIMIT :most", {**values, "most": most}).fetchall()
     return {
         "count": count,
         "equal_replies": same,
@@ -184,7 +208,12 @@ def _answer(conn: sqlite3.Connection, number: int) -> dict[str, Any]:
     told = dict(zip(_SHOWN, tuple(row), strict=True))
     cost = told.pop("cost_nanousd")
     told["cost_usd"] = None if cost is None else cost / 1e9
-    return {**told, "reply": _said(conn, "SELECT output_tip FROM exchanges WHERE id = ?", number)}
+    return {**told, "reply": reply_of(conn, number)}
+
+
+def reply_of(conn: sqlite3.Connection, number: int) -> str | None:
+    """What an exchange's reply says (its first choice), or calls; None when it is not stored."""
+    return _said(conn, "SELECT output_tip FROM exchanges WHERE id = ?", number)
 
 
 def _said(conn: sqlite3.Connection, tip: str, number: int) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -31,7 +31,7 @@ Leaf = tuple[str, str, str]
 MODEL = "coalesce(nullif(model_response, ''), CASE WHEN backend <> '' THEN nullif(model_requested, '') END, 'other')"
 _NAMED = ("started_at", "key_name", "backend")
 _ROWS = (
-    f"FROM (SELECT id, tags, {', '.join(COLUMNS)}, {MODEL} AS model FROM exchanges) e "
+    f"FROM (SELECT id, uid, tags, {', '.join(COLUMNS)}, {MODEL} AS model FROM exchanges) e "
     "LEFT JOIN token_timings t ON t.exchange_id = e.id WHERE e.outcome <> 'open' AND e.started_at IS NOT NULL AND "
 )
 
@@ -73,8 +73,7 @@ class _Loader:
 
     def rows(self, since: str | None, until: str | None) -> None:
         """Reads rows one by one."""
-        of = self._selection
-        where, values = Selection(since, until, of.models, of.keys, of.backends, of.tags).where()
+        where, values = replace(self._selection, since=since, until=until).where()
         columns = ", ".join("e." + name for name in COLUMNS)
         loaded, first, last = self._loaded, self._loaded.first or "~", self._loaded.last or ""
         # each is counted once, where leaf and time cross
@@ -139,11 +138,11 @@ def load(conn: sqlite3.Connection, selection: Selection, step: Step | None = Non
     exchanges rows are read."""
     since, until, requests = extent(conn, selection)
     step = step or ("hour" if _moment(until) - _moment(since) <= _HOURLY_SPAN else "day")
-    if selection.tags:
-        requests = _tagged(conn, selection)
+    if selection.by_row:
+        requests = _rows(conn, selection)
     oldest = conn.execute("SELECT min(started_at) FROM exchanges").fetchone()[0] or "9"
     whole = oldest[:10] <= since[:10] or requests == 0  # rows are there for all that is counted
-    from_rows = bool(selection.tags) or (requests <= exact and whole)
+    from_rows = selection.by_row or (requests <= exact and whole)
     loaded = Loaded(requests <= exact and from_rows, step, Tally(requests <= exact and from_rows))
     if from_rows:
         if not whole:
@@ -163,8 +162,10 @@ def load(conn: sqlite3.Connection, selection: Selection, step: Step | None = Non
     return loaded
 
 
-def _tagged(conn: sqlite3.Connection, selection: Selection) -> int:
-    """How many exchanges with any tag there are in the span."""
+def _rows(conn: sqlite3.Connection, selection: Selection) -> int:
+    """How many of those named there are, or how many with any tag in the span."""
+    if selection.uids is not None:
+        return len(selection.uids)
     where, values = Selection(selection.since, selection.until).where()
     return int(conn.execute(f"SELECT count(*) FROM exchanges e WHERE e.tags IS NOT NULL AND {where}", values).fetchone()[0])
 

@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prune": ("prune", "prune"),
     "backup": ("backup", "backup"),
     "export": ("export", "export"),
+    "replay": ("replay", "replay"),
     "import": ("import_", "import_"),
     "script-path": ("script_path", "script_path"),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +13,9 @@ import click
 
 from llmtap.core.errors import LlmtapError
 from llmtap_launcher.cli.common import config_option, user_errors
-from llmtap_launcher.cli.selecting import opened, selected, selection_options, source_option
+from llmtap_launcher.cli.selecting import opened, selection_options, source_option, wanted_of, wanted_options
 from llmtap_launcher.export.formats import FORMATS, Format
-from llmtap_launcher.export.options import FINISHED, Drawn, Shape, Wanted
+from llmtap_launcher.export.options import Drawn, Shape, Wanted
 
 if TYPE_CHECKING:
     from llmtap.core.config import Config
@@ -32,17 +32,7 @@ _SHARE = click.FloatRange(0, 1, min_open=True)
 @config_option
 @source_option
 @selection_options
-@click.option("--outcome", "outcomes", multiple=True, metavar="NAME",
-              help="Outcome of the exchange, or any. Repeatable.  [default: ok, cached]")  # fmt: skip
-@click.option("--finish-reason", "finish_reasons", multiple=True, metavar="NAME",
-              help="Why the reply ended, or any. Repeatable.  [default: stop, tool_calls and their kin]")  # fmt: skip
-@click.option("--endpoint", "endpoints", multiple=True, metavar="NAME",
-              help="chat, messages, responses, completions …; any. Repeatable.  [default: those of chats]")  # fmt: skip
-@click.option("--rating", "ratings", multiple=True, metavar="CONDITION",
-              help="up, down, NAME>=NUMBER or NAME=WORD. Repeatable: all must hold.")  # fmt: skip
-@click.option("--min-tokens", type=click.IntRange(0), metavar="N", help="Of prompt and reply together, at least.")
-@click.option("--max-tokens", type=click.IntRange(0), metavar="N", help="At most.")
-@click.option("--sql", metavar="QUERY", help="Only what this query names by a column id or uid: SELECT id FROM exchanges WHERE …")
+@wanted_options("stop, tool_calls and their kin", "those of chats")
 @click.option("--every-turn", is_flag=True, help="A row for every exchange, not only for the last of a conversation.")
 @click.option("--duplicates", is_flag=True, help="Also conversations that are the same to the last word.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="The newest N rows.")
@@ -132,23 +122,8 @@ def _job(form: Format, out: Path, parquet: bool, given: dict[str, Any]) -> Job:
         given["corrected"],
     )
     drawn = Drawn(given["every_turn"], given["duplicates"], given["validation"], given["sample"], given["salt"], given["limit"])
-    wanted = Wanted(
-        selected(*(given[name] for name in ("since", "until", "models", "keys", "backends", "tags"))),
-        _names(given["outcomes"], () if plain else ("ok", "cached")),
-        _names(given["finish_reasons"], () if plain else FINISHED),
-        _names(given["endpoints"], () if plain else Wanted().endpoints),
-        given["ratings"],
-        given["min_tokens"],
-        given["max_tokens"],
-        given["sql"],
-    )
+    wanted = wanted_of(given, Wanted(outcomes=(), finish_reasons=(), endpoints=()) if plain else Wanted())
     return Job(form, None if to_stdout else out, wanted, shape, drawn, given["score"], given["threshold"], parquet)
-
-
-def _names(given: Sequence[str], default: Sequence[str]) -> Sequence[str]:
-    if "any" in given:
-        return ()
-    return given or default
 
 
 def _note(conn: Any, config: Config, job: Job, report: Report) -> str | None:

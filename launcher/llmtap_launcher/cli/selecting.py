@@ -3,8 +3,9 @@ how they print what programs read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import sqlite3
 
     from llmtap.core.config import Config
+    from llmtap_launcher.export.options import Wanted
 
 
 def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -71,6 +73,59 @@ def selected(
     if since is not None and until is not None and since >= until:
         raise click.UsageError(f"--until ({until}) is not after --since ({since})")
     return Selection(since, until, models, keys, backends, tags)
+
+
+def wanted_options[F: Callable[..., Any]](finish_reasons: str, endpoints: str) -> Callable[[F], F]:
+    """`--outcome --finish-reason --endpoint --rating --min-tokens --max-tokens --sql`; both arguments say what holds without an
+    option. The command gets what `wanted_of` takes."""
+    options = (
+        click.option(
+            "--outcome", "outcomes", multiple=True, metavar="NAME",
+            help="Outcome of the exchange, or any. Repeatable.  [default: ok, cached]",
+        ),
+        click.option(
+            "--finish-reason", "finish_reasons", multiple=True, metavar="NAME",
+            help=f"Why the reply ended, or any. Repeatable.  [default: {finish_reasons}]",
+        ),
+        click.option(
+            "--endpoint", "endpoints", multiple=True, metavar="NAME",
+            help=f"chat, messages, responses, completions …; any. Repeatable.  [default: {endpoints}]",
+        ),
+        click.option(
+            "--rating", "ratings", multiple=True, metavar="CONDITION",
+            help="up, down, NAME>=NUMBER or NAME=WORD. Repeatable: all must hold.",
+        ),
+        click.option("--min-tokens", type=click.IntRange(0), metavar="N", help="Of prompt and reply together, at least."),
+        click.option("--max-tokens", type=click.IntRange(0), metavar="N", help="At most."),
+        click.option(
+            "--sql", metavar="QUERY", help="Only what this query names by a column id or uid: SELECT id FROM exchanges WHERE …"
+        ),
+    )  # fmt: skip
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def wanted_of(given: Mapping[str, Any], default: Wanted) -> Wanted:
+    """What those options and `selection_options` want; `default`: outcomes, finish reasons and endpoints of a command."""
+    return replace(
+        default,
+        selection=selected(*(given[name] for name in ("since", "until", "models", "keys", "backends", "tags"))),
+        outcomes=_names(given["outcomes"], default.outcomes),
+        finish_reasons=_names(given["finish_reasons"], default.finish_reasons),
+        endpoints=_names(given["endpoints"], default.endpoints),
+        **{name: given[name] for name in ("ratings", "min_tokens", "max_tokens", "sql")},
+    )
+
+
+def _names(given: Sequence[str], default: Sequence[str]) -> Sequence[str]:
+    if "any" in given:
+        return ()
+    return given or default
 
 
 def format_option[F: Callable[..., Any]](command: F) -> F:

@@ -51,7 +51,7 @@ def test_everything(data: Path) -> None:
     assert done.exit_code == 0, done.output
     assert done.stdout == (
         "Selection(since='2026-11-01T00:00:00.000Z', until='2026-11-02T12:00:00.000Z', models=('a*', 'b'), keys=('ci',), "
-        f"backends=('x',), tags=('t', 'u')) 3 jsonl {data}\n"
+        f"backends=('x',), tags=('t', 'u'), uids=None) 3 jsonl {data}\n"
     )
 
 
