@@ -104,7 +104,7 @@ def replay(
         wanted = wanted_of(given, Wanted(finish_reasons=(), endpoints=ENDPOINTS))
         if not report:
             target = target_of(to, config, api_key)
-            run = run or datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+            run = run or datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")[:-3]
             changes = {**({"model": to_model} if to_model else {}), **changes}
             if not _sent(config, target, wanted, run, limit or None, changes, concurrency, timeout, dry_run):
                 return
