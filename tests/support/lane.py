@@ -125,6 +125,8 @@ class FakeUpstream:
 
     async def stop(self) -> None:
         self._server.close()
+        for _ in range(5):  # a connection that was accepted a moment ago becomes a task of ours
+            await asyncio.sleep(0)
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
