@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from llmtap.core.errors import LlmtapError
 from llmtap_launcher.cli.common import config_option, load_config, user_errors
 from llmtap_launcher.store.follow import Stop, explain, follow
-from llmtap_launcher.store.lock import WriterLock
+from llmtap_launcher.store.lock import WriterLock, acquired
 from llmtap_launcher.store.options import Options, from_config
 from llmtap_launcher.store.rebuild import missing
 from llmtap_launcher.store.rebuild import rebuild as rebuild_database
@@ -99,7 +99,7 @@ def _places(config_path: Path | None, directory: Path | None, database: Path | N
 
 def _rebuild(directory: Path, database: Path, options: Options, force: bool) -> None:
     with WriterLock(directory) as lock:
-        if not _acquired(lock):
+        if not acquired(lock):
             raise LlmtapError(f"a writer (process {lock.holder()}) is at work in {directory}: stop it first (llmtap up runs one)")
         gone = missing(directory, database)
         if gone and not force:
@@ -121,7 +121,7 @@ def _once(directory: Path, database: Path, options: Options) -> None:
     if not (directory / "spool").is_dir() and not database.exists():  # one of an earlier version is brought up to date
         raise LlmtapError(f"{directory}: there is no spool in it: nothing was captured there (--dir names another folder)")
     with WriterLock(directory) as lock:
-        if not _acquired(lock):
+        if not acquired(lock):
             raise LlmtapError(f"a writer (process {lock.holder()}) is already at work in {directory}: it brings everything in")
         with closing(Writer(directory, database, options=options)) as writer:
             try:
@@ -137,7 +137,7 @@ def _follow(directory: Path, database: Path, options: Options, parent_pipe: bool
     with WriterLock(directory) as lock, closing(Stop(0 if parent_pipe else None)) as stop:
         stop.listen()
         waiting = False
-        while not _acquired(lock):
+        while not acquired(lock):
             if not waiting:
                 log.info("waiting: another writer (process %s) is at work in %s", lock.holder(), directory)
                 waiting = True
@@ -149,10 +149,3 @@ def _follow(directory: Path, database: Path, options: Options, parent_pipe: bool
         log.info("stopped: %d records ingested, %d bad", writer.status.ingested_records, writer.status.bad)
     if not good:
         raise LlmtapError(writer.status.error or "stopped in trouble")
-
-
-def _acquired(lock: WriterLock) -> bool:
-    try:
-        return lock.acquire()
-    except OSError as error:
-        raise LlmtapError(f"{lock.path}: {error.strerror}: make the folder writable for this user") from error

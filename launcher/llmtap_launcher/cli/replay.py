@@ -101,6 +101,8 @@ def replay(
         from llmtap_launcher.replay.target import target_of
 
         config = load_config(config_path)
+        if run is not None and not dry_run:
+            _catch_up(config, run)
         wanted = wanted_of(given, Wanted(finish_reasons=(), endpoints=ENDPOINTS))
         if not report:
             target = target_of(to, config, api_key)
@@ -110,6 +112,15 @@ def replay(
                 return
         assert run is not None
         _compare(config, run, pairs, format)
+
+
+def _catch_up(config: Config, run: str) -> None:
+    """What a run that was stopped had got is in the database, not only in the spool."""
+    from llmtap_launcher.replay.outcome import bring_in
+    from llmtap_launcher.store.options import from_config
+
+    if config.db_path.exists():
+        bring_in(config.capture.dir, config.db_path, from_config(config), run, 0)
 
 
 def _sent(

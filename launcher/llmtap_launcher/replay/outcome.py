@@ -18,7 +18,7 @@ from llmtap_launcher.replay.chosen import run_tag
 from llmtap_launcher.selection import Selection
 from llmtap_launcher.store.database import connect_ro
 from llmtap_launcher.store.follow import explain
-from llmtap_launcher.store.lock import WriterLock
+from llmtap_launcher.store.lock import WriterLock, acquired
 from llmtap_launcher.store.options import Options
 from llmtap_launcher.store.writer import Writer
 
@@ -45,7 +45,7 @@ def bring_in(directory: Path, database: Path, options: Options, run: str, wanted
     end, pause = time.monotonic() + patience_s, Event()
     while True:
         with WriterLock(directory) as lock:
-            if lock.acquire():
+            if acquired(lock):
                 with closing(Writer(directory, database, options=options)) as writer:
                     try:
                         writer.run_pass()

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from llmtap.core.errors import LlmtapError
+
 
 class WriterLock:
     """`<dir>/writer.lock`, held until `release` or the end of the process. The file names the holder's process id."""
@@ -51,3 +53,11 @@ class WriterLock:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.release()
+
+
+def acquired(lock: WriterLock) -> bool:
+    """`lock.acquire()` for commands: raises LlmtapError for an unusable folder."""
+    try:
+        return lock.acquire()
+    except OSError as error:
+        raise LlmtapError(f"{lock.path}: {error.strerror}: make the folder writable for this user") from error

@@ -100,6 +100,36 @@ def test_a_dry_run_sends_nothing(folder: Path, server: tuple[str, type[Server]])
     assert lines[1].split()[1:] == ["chat", "new", "1", "message"]
 
 
+def test_a_run_that_was_stopped_sends_only_the_rest(
+    folder: Path, server: tuple[str, type[Server]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, handler = server
+
+    def stop(*args: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("llmtap_launcher.cli.replay._say", stop)  # all is sent by then, and only in the spool
+    done = llmtap("replay", "--to", url, "--limit", 3, "--run", "r")
+    assert done.exit_code == 1 and len(handler.seen) == 3
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    done = llmtap("replay", "--run", "r", "--report", "--format", "json")
+    assert done.exit_code == 0 and orjson.loads(done.stdout)["replies"]["count"] == 3, done.output
+    assert llmtap("replay", "--to", url, "--run", "r").exit_code == 0
+    assert len(handler.seen) == 5
+
+
+def test_a_stopped_run_says_how_it_goes_on(
+    folder: Path, server: tuple[str, type[Server]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*args: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("llmtap_launcher.replay.send.VLLMMiddleware.chat_completion", stop)
+    done = llmtap("replay", "--to", server[0], "--run", "r")
+    assert done.exit_code == 1 and "stopped; --run r goes on with the rest" in done.stderr
+
+
 def test_wrong_usage(folder: Path) -> None:
     for words, said in (
         (["--report"], "--report goes with --run NAME"),
