@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,12 +20,17 @@ class NoMetrics(LlmtapError):
     """No snapshot to be had; the message says why in one line."""
 
 
+def gateway_url(config: Config, state: Mapping[str, Any]) -> str:
+    """The base of the gateway that runs (`state`: what its launcher says, empty for none), else of the configuration."""
+    server = config.server
+    return str(state.get("urls", {}).get("gateway") or f"{server.scheme}://{reachable(server.host)}:{server.port}")
+
+
 def snapshot_url(url: str | None, config: Config) -> str:
     """The address of the snapshot: `url` (a host and port, a base URL, or the whole address), else that of the gateway the
     launcher runs, else of the configuration. Raises NoMetrics for what is no address."""
     if url is None:
-        state = RunFolder(config.capture.dir).running() or {}
-        base = state.get("urls", {}).get("gateway") or f"http://{reachable(config.server.host)}:{config.server.port}"
+        base = gateway_url(config, RunFolder(config.capture.dir).running() or {})
     else:
         base = url if "://" in url else f"http://{url}"
     try:

@@ -368,7 +368,7 @@ def test_without_a_healthy_backend_the_answer_comes_at_once(tmp_path: Path) -> N
     with running_gateway(tmp_path, config) as gateway, httpx.Client(base_url=gateway.url) as http:
         eventually(lambda: http.get("/health/ready").json()["backends"] == {"gone": "down"}, "not noticed")
         took = []
-        for _ in range(100):
+        for _ in range(20):
             began = time.perf_counter()
             reply = http.post(CHAT, json=chat("anyone"))
             took.append(time.perf_counter() - began)

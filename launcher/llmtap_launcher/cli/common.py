@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,3 +45,19 @@ def user_errors() -> Iterator[None]:
     except LlmtapError as error:
         click.echo(str(error), err=True)
         raise click.exceptions.Exit(1) from error
+
+
+@contextmanager
+def progress(name: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar on the terminal, moved by calls with how much is done and how much there is; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmtap.core.errors import LlmtapError
-from llmtap_launcher.cli.common import config_option, user_errors
+from llmtap_launcher.cli.common import config_option, progress, user_errors
 from llmtap_launcher.cli.selecting import opened, selection_options, source_option, wanted_of, wanted_options
 from llmtap_launcher.export.formats import FORMATS, Format
 from llmtap_launcher.export.options import Drawn, Shape, Wanted
@@ -20,7 +17,7 @@ from llmtap_launcher.export.options import Drawn, Shape, Wanted
 if TYPE_CHECKING:
     from llmtap.core.config import Config
     from llmtap_launcher.export.redact import Redactor
-    from llmtap_launcher.export.run import Job, Report, Tell
+    from llmtap_launcher.export.run import Job, Report
 
 _SHARE = click.FloatRange(0, 1, min_open=True)
 
@@ -94,7 +91,7 @@ def export(
                 frozenset(kinds) if kinds else frozenset({"key", "email", "phone", "card"} if redacted or not patterns else ())
             )
             redactor = Redactor(wanted, own_patterns(patterns))
-        with opened(source, config_path) as (conn, config), _progress(format_name) as tell:
+        with opened(source, config_path) as (conn, config), progress(format_name) as tell:
             report = run(conn, job, redactor, tell)
             note = _note(conn, config, job, report) if report.rows else None
         _say(job, report, redactor is not None, note)
@@ -139,22 +136,6 @@ def _note(conn: Any, config: Config, job: Job, report: Report) -> str | None:
         return None
     report.files = [replace(file, name=str(Path(file.name).absolute())) for file in report.files]
     return keep(directory, database, report.manifest(job))
-
-
-@contextmanager
-def _progress(name: str) -> Iterator[Tell]:
-    """A bar on the terminal; nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda *_: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(name, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _say(job: Job, report: Report, redacted: bool, note: str | None) -> None:

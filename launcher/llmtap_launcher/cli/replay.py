@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from textwrap import shorten
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmtap.core.errors import LlmtapError
-from llmtap_launcher.cli.common import config_option, load_config, user_errors
+from llmtap_launcher.cli.common import config_option, load_config, progress, user_errors
 from llmtap_launcher.cli.selecting import format_option, print_json, selection_options, wanted_of, wanted_options
 
 if TYPE_CHECKING:
@@ -145,9 +144,11 @@ def _sent(
             return False
         click.echo(f"run {run}: {len(uids)} requests to {target.name} ({target.base_url})", err=True)
         manner = Manner(run, config.capture.dir, config.capture.segment_mb, concurrency, timeout)
-        with _progress(len(uids)) as tell:
+        with progress("replay") as tell:
             try:
-                sent = asyncio.run(send(chosen.requests(conn, uids, changes), target, manner, tell))
+                sent = asyncio.run(
+                    send(chosen.requests(conn, uids, changes), target, manner, lambda sent: tell(sent.done, len(uids)))
+                )
             except KeyboardInterrupt:
                 raise LlmtapError(f"stopped; --run {run} goes on with the rest") from None
         _say(sent)
@@ -193,19 +194,3 @@ def _say(sent: Sent) -> None:
         click.echo(f"failed: {count} ({reason}): {shorten(sent.words[reason], 200, placeholder=' …')}", err=True)
     if sent.gone:
         click.echo(f"left out: {sent.gone} (their messages are not stored any more)", err=True)
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[Sent], None]]:
-    """A bar on the terminal; nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("replay", total=total)
-        yield lambda sent: progress.update(task, completed=sent.done)

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from llmtap.core.config import Config
 from llmtap.core.errors import LlmtapError
-from llmtap_launcher.health import reachable
+from llmtap_launcher.gateway_metrics import gateway_url
 from llmtap_launcher.runtime import RunFolder
 
 
@@ -27,8 +27,7 @@ def target_of(to: str | None, config: Config, key: str | None = None) -> Target:
     """`to`: the name of a backend (of the configuration, or of what `llmtap up` runs there), a base URL, None for the gateway.
     `key` is what the gateway or a URL gets; a backend gets its own (`api_key`). Raises LlmtapError for what is none of them."""
     state = RunFolder(config.capture.dir).running() or {}
-    server = config.server
-    gateway = str(state.get("urls", {}).get("gateway") or f"{server.scheme}://{reachable(server.host)}:{server.port}")
+    gateway = gateway_url(config, state)
     if to is None:
         return Target("gateway", _v1(gateway), key, True)
     if "://" in to:
